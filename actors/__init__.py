@@ -1,0 +1,1 @@
+"""Ray actors: thin shells over the library that move blocks from extractors to head trainers."""

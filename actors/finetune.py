@@ -1,0 +1,133 @@
+"""Partial fine-tuning under Ray Train."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.experimental import tqdm_ray
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from bertvision_stream.backbone import Backbone, BackboneWeights, pick_dtype
+from bertvision_stream.corpus import Corpus
+from bertvision_stream.data import TokenStore
+from bertvision_stream.errors import StreamError
+from bertvision_stream.extract import validation_logits
+from bertvision_stream.finetune import FinetuneOptions, StepReport, finetune, num_steps
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A fine-tuned classifier and its validation logits by split, float32 [N, C]."""
+
+    weights: BackboneWeights
+    logits: dict[str, np.ndarray]
+    seconds: float
+
+
+def run_finetune(
+    weights: BackboneWeights,
+    corpus: Corpus,
+    options: FinetuneOptions,
+    *,
+    num_workers: int,
+    cpus_per_worker: int,
+    use_gpu: bool,
+    show_progress: bool,
+) -> FinetuneResult:
+    """Fine-tune on `num_workers` workers and evaluate at the end.
+
+    Weights travel through the object store in both directions: no storage has to be shared by nodes.
+
+    Raises:
+        StreamError: Training failed; with its cause.
+    """
+    start = time.perf_counter()
+    # The controller looks at its workers this often, and so learns this late that they are done.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="bertvision-train-") as storage:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "weights": ray.put(weights),
+                "corpus": ray.put(corpus),
+                "options": options,
+                "num_threads": cpus_per_worker,
+                "show_progress": show_progress,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": cpus_per_worker},
+            ),
+            run_config=RunConfig(
+                name="finetune",
+                storage_path=storage,
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            arrays, logits = trainer.fit().return_value
+        except ray.train.TrainingFailedError as error:
+            raise StreamError(f"fine-tuning failed: {_cause(error)}") from error
+    return FinetuneResult(
+        BackboneWeights(weights.config, arrays), logits, time.perf_counter() - start
+    )
+
+
+def _cause(error: Exception) -> str:
+    """The last line of the first worker's traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
+
+
+def _worker(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Runs in each worker; what rank 0 returns is the result."""
+    torch.set_num_threads(config["num_threads"])
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    corpus: Corpus = ray.get(config["corpus"])
+    store: TokenStore = corpus.stores["train"]
+    weights: BackboneWeights = ray.get(config["weights"])
+    options: FinetuneOptions = config["options"]
+    bar: Any = None
+    if config["show_progress"] and rank == 0:
+        total = num_steps(store.num_examples, options)
+        bar = tqdm_ray.tqdm(desc="fine-tuning", total=total, unit="steps")
+    start = time.perf_counter()
+
+    def on_step(report: StepReport) -> None:
+        if bar is not None:
+            rate = report.tokens / (time.perf_counter() - start)
+            bar.set_description(f"fine-tuning · loss {report.loss:.3f} · {rate:,.0f} tok/s")
+            bar.update(report.step - bar._x)
+
+    model = finetune(
+        weights.build(),
+        store,
+        options,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+        wrap=lambda m: ray.train.torch.prepare_model(m, move_to_device=False),
+        on_step=on_step,
+    )
+    if bar is not None:
+        bar.close()
+    if rank > 0:
+        return {}, {}
+    arrays = BackboneWeights.of(model.cpu()).arrays
+    arrays = {name: array.copy() for name, array in arrays.items()}  # the cast below is in place
+    dtype = pick_dtype(options.dtype, device)
+    return arrays, validation_logits(Backbone(model, device=device, dtype=dtype), corpus)

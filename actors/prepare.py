@@ -1,0 +1,137 @@
+"""The backbone of a run: fine-tuned now, found again from an earlier run, or taken as it is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from actors.cluster import ClusterResources
+from actors.finetune import run_finetune
+from bertvision_stream import finetuned
+from bertvision_stream.backbone import BackboneWeights, load_classifier
+from bertvision_stream.blocks import TRAIN
+from bertvision_stream.corpus import Corpus
+from bertvision_stream.errors import ConfigError
+from bertvision_stream.evaluate import compute_metrics, scores_from_logits
+from bertvision_stream.finetune import FinetuneOptions, content_hash
+from bertvision_stream.settings import TaskSettings
+from bertvision_stream.tasks import Task
+from bertvision_stream.units import format_seconds
+
+
+@dataclass(frozen=True)
+class PreparedBackbone:
+    """A classifier ready to be frozen.
+
+    Attributes:
+        weights: Its parameters.
+        folder: Where it is on disk; None where `finetune.epochs=0` left the source as it was.
+        seconds: What it took now; 0 where it was found again.
+        reused: Whether it was found again.
+        classifier_trained: Whether its classification layer means anything.
+        scores: Its metrics by validation split, measured after the fine-tuning; empty without one.
+    """
+
+    weights: BackboneWeights
+    folder: Path | None
+    seconds: float
+    reused: bool
+    classifier_trained: bool
+    scores: Mapping[str, Mapping[str, float]]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(array.size for array in self.weights.arrays.values())
+
+
+def prepare_backbone(
+    settings: TaskSettings,
+    task: Task,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    cluster: ClusterResources,
+    *,
+    show_progress: bool,
+    say: Callable[[str], None],
+) -> PreparedBackbone:
+    """Fine-tune the backbone as `finetune.*` says, or find the result of the same fine-tuning.
+
+    Raises:
+        BackboneError: The source cannot be loaded.
+        ConfigError: More workers than the cluster has room for.
+        StreamError: The fine-tuning failed.
+    """
+    options = FinetuneOptions(
+        epochs=settings.finetune.epochs,
+        lr=settings.finetune.lr,
+        batch_size=settings.finetune.batch_size,
+        seed=settings.seed,
+        dtype=settings.backbone.dtype,
+    )
+    model, has_classifier = load_classifier(
+        source,
+        num_labels=task.num_labels,
+        label_names=task.label_names,
+        revision=settings.backbone.revision,
+        seed=settings.seed,
+    )
+    if options.epochs == 0:
+        return PreparedBackbone(BackboneWeights.of(model), None, 0.0, False, has_classifier, {})
+    num_workers = settings.finetune.num_workers
+    commit = getattr(model.config, "_commit_hash", None)
+    key = content_hash(source, commit, corpus.stores[TRAIN], options, num_workers)
+    folder = Path(settings.output_dir) / "backbones" / f"{task.name}-{key}"
+    record = finetuned.find(folder) if settings.finetune.reuse else None
+    if record is not None:
+        say(f"fine-tuning: found again in {folder}")
+        model, _ = load_classifier(
+            str(folder), num_labels=task.num_labels, label_names=task.label_names
+        )
+        return PreparedBackbone(
+            BackboneWeights.of(model), folder, 0.0, True, True, record["validation"]
+        )
+    use_gpu = cluster.num_gpus > 0
+    if num_workers > (cluster.num_gpus if use_gpu else cluster.num_cpus):
+        what = f"{cluster.num_gpus} GPUs" if use_gpu else f"{cluster.num_cpus} CPU cores"
+        raise ConfigError(
+            f"finetune.num_workers={num_workers} is more than the cluster's {what}; lower it"
+        )
+    say(f"fine-tuning for {options.epochs:g} epochs at {options.lr:g} ...")
+    result = run_finetune(
+        BackboneWeights.of(model),
+        corpus,
+        options,
+        num_workers=num_workers,
+        cpus_per_worker=1 if use_gpu else max(1, cluster.num_cpus // num_workers),
+        use_gpu=use_gpu,
+        show_progress=show_progress,
+    )
+    scores = _scores(task, corpus, result.logits)
+    record = {
+        "task": task.name,
+        "backbone": settings.backbone.name,
+        "options": asdict(options),
+        "num_workers": num_workers,
+        "examples": corpus.stores[TRAIN].num_examples,
+        "tokens": corpus.stores[TRAIN].num_tokens,
+        "content_hash": key,
+        "seconds": result.seconds,
+        "validation": scores,
+    }
+    finetuned.save(folder, result.weights, tokenizer, record)
+    say(f"fine-tuned in {format_seconds(result.seconds)}: {folder}")
+    return PreparedBackbone(result.weights, folder, result.seconds, False, True, scores)
+
+
+def _scores(
+    task: Task, corpus: Corpus, logits: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    return {
+        split: compute_metrics(
+            scores_from_logits(logits[split], task.kind), corpus.stores[split].labels, task.metrics
+        )
+        for split in corpus.validation_splits
+    }

@@ -1,0 +1,208 @@
+"""From what a stream leaves behind to the report of a run and the files in its folder."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from actors.prepare import PreparedBackbone
+from actors.service import StreamOutcome
+from bertvision_stream import __version__
+from bertvision_stream.blocks import TRAIN
+from bertvision_stream.corpus import Corpus
+from bertvision_stream.data import TaskData
+from bertvision_stream.errors import StreamError
+from bertvision_stream.evaluate import compute_metrics, ensemble, scores_from_logits
+from bertvision_stream.fit import HeadResult
+from bertvision_stream.head_files import save_head
+from bertvision_stream.heads import HeadShape
+from bertvision_stream.plan import StreamPlan
+from bertvision_stream.report import render_markdown
+from bertvision_stream.results import (
+    FinetuneSummary,
+    HeadSummary,
+    RunReport,
+    Seconds,
+    SplitResult,
+    StreamSummary,
+    TrainSummary,
+    metrics_json,
+    write_json,
+    write_predictions,
+    write_text,
+)
+from bertvision_stream.settings import TaskSettings
+
+
+@dataclass(frozen=True)
+class Contestants:
+    """Scores of the three on one split, float64 [N, C] or [N]."""
+
+    bert: np.ndarray
+    head: np.ndarray
+    ensemble: np.ndarray
+
+
+def write_results(
+    folder: Path,
+    *,
+    settings: TaskSettings,
+    data: TaskData,
+    corpus: Corpus,
+    plan: StreamPlan,
+    backbone: PreparedBackbone,
+    shape: HeadShape,
+    outcome: StreamOutcome,
+    command: str,
+    start: float,
+) -> RunReport:
+    """Write everything that a run leaves in its folder.
+
+    Raises:
+        StreamError: The head failed: its loss was no longer finite.
+    """
+    head = outcome.heads["head"]
+    if head.failure:
+        raise StreamError(f"the head was stopped: {head.failure}")
+    contestants = {
+        split.name: _contestants(
+            outcome.bert_logits[split.name], head.logits[split.name], settings, data
+        )
+        for split in data.validation
+    }
+    report = _report(
+        settings, data, corpus, plan, backbone, shape, outcome, head, contestants, command, start
+    )
+    for split in data.validation:
+        scores = contestants[split.name]
+        write_predictions(
+            folder / f"predictions_{split.name}.jsonl",
+            task=data.task,
+            split=split,
+            bert=scores.bert,
+            head=scores.head,
+            ensemble=scores.ensemble,
+        )
+    save_head(
+        folder / "model",
+        head.state,
+        settings.head,
+        shape,
+        data.task,
+        backbone=str(backbone.folder.resolve()) if backbone.folder else settings.backbone.name,
+    )
+    write_text(folder / "results.md", render_markdown(report))
+    write_json(folder / "metrics.json", metrics_json(report))
+    return report
+
+
+def _contestants(
+    bert_logits: np.ndarray, head_logits: np.ndarray, settings: TaskSettings, data: TaskData
+) -> Contestants:
+    kind = data.task.kind
+    bert, head = scores_from_logits(bert_logits, kind), scores_from_logits(head_logits, kind)
+    return Contestants(bert, head, ensemble(bert, head, settings.evaluate.ensemble, kind))
+
+
+def _report(
+    settings: TaskSettings,
+    data: TaskData,
+    corpus: Corpus,
+    plan: StreamPlan,
+    backbone: PreparedBackbone,
+    shape: HeadShape,
+    outcome: StreamOutcome,
+    head: HeadResult,
+    contestants: Mapping[str, Contestants],
+    command: str,
+    start: float,
+) -> RunReport:
+    train, stats = corpus.stores[TRAIN], outcome.stats
+    notes = list(data.notes)
+    if not backbone.classifier_trained:
+        notes.append(
+            "BERT's own classifier is untrained (finetune.epochs=0): its row is by chance."
+        )
+    notes.append(
+        f"the backbone ran on {outcome.extractor.device} in {outcome.extractor.dtype}, "
+        f"the head on {outcome.trainer.device} in {outcome.trainer.dtype}"
+    )
+    examples = sum(store.num_examples for store in corpus.stores.values())
+    finetuned = settings.finetune.epochs > 0
+    return RunReport(
+        task=data.task,
+        backbone=settings.backbone.name,
+        seed=settings.seed,
+        ensemble=settings.evaluate.ensemble,
+        head=HeadSummary(
+            kind=settings.head.kind,
+            parameters=head.num_parameters,
+            backbone_parameters=backbone.num_parameters,
+        ),
+        splits=tuple(_split_result(split.name, contestants, data) for split in data.validation),
+        finetune=FinetuneSummary(
+            epochs=settings.finetune.epochs,
+            parameters=backbone.num_parameters if finetuned else 0,
+            reused=backbone.reused,
+        ),
+        train=TrainSummary(
+            examples=train.num_examples,
+            tokens=train.num_tokens,
+            history=head.history,
+            planned_epochs=settings.train.epochs,
+            best_epoch=head.chosen_epoch,
+            chosen_by=head.chosen_by,
+        ),
+        stream=StreamSummary(
+            blocks=len(plan.block_bytes),
+            blocks_extracted=stats.blocks_extracted,
+            blocks_from_cache=stats.blocks_from_cache,
+            tokens_extracted=stats.tokens_extracted,
+            bytes_per_epoch=plan.budget.epoch_bytes,
+            budget_bytes=plan.budget.total_bytes,
+            peak_bytes=stats.peak_bytes,
+            cache_bytes=stats.cache_bytes,
+            spilled_bytes=outcome.store.spilled_bytes,
+            fallback_bytes=outcome.store.fallback_bytes,
+            dump_bytes_avoided=examples
+            * shape.num_layers
+            * shape.max_length
+            * shape.hidden_size
+            * 4,
+        ),
+        seconds=Seconds(
+            total=time.perf_counter() - start, finetune=backbone.seconds, stream=outcome.seconds
+        ),
+        settings=_dotted(settings.model_dump()),
+        command=command,
+        versions={
+            "bertvision_stream": __version__,
+            "python": sys.version.split()[0],
+            **{name: version(name) for name in ("ray", "torch", "transformers")},
+        },
+        notes=tuple(notes),
+    )
+
+
+def _split_result(name: str, contestants: Mapping[str, Contestants], data: TaskData) -> SplitResult:
+    labels = next(split.labels for split in data.validation if split.name == name)
+    bert, head, both = (
+        compute_metrics(scores, labels, data.task.metrics)
+        for scores in (contestants[name].bert, contestants[name].head, contestants[name].ensemble)
+    )
+    return SplitResult(name=name, examples=len(labels), bert=bert, head=head, ensemble=both)
+
+
+def _dotted(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings as dotted keys."""
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

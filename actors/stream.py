@@ -1,0 +1,228 @@
+"""The feature stream: the actor that turns epoch plans into blocks delivered to the head trainers."""
+
+import asyncio
+import time
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, RayError
+from ray.experimental import tqdm_ray
+
+from actors.records import Ack, EpochEnd, Receipt
+from bertvision_stream.blocks import BlockKey
+from bertvision_stream.errors import StreamError
+from bertvision_stream.plan import StreamPlan, StreamStats
+from bertvision_stream.window import ByteWindow
+
+MAX_ATTEMPTS = 3
+
+# An extractor works on one block while the next one waits at its door.
+CALLS_PER_EXTRACTOR = 2
+
+# How often an extractor that is being restarted is asked whether it is there.
+RESTART_POLL_SECONDS = 0.2
+
+
+@ray.remote
+class FeatureStream:
+    """Pushes blocks to trainers within a byte budget. Holds refs and counts, no tensor.
+
+    A producer walks through the plan, over the borders of epochs. For each block it waits until the
+    window has room, then has it made by an idle extractor, or takes it from the cache. A consumer
+    follows in the same order: once a block is made, every trainer is told to consume it, and the
+    stream's own ref is dropped. A block's bytes count from before it is made until all trainers have
+    acknowledged it. This actor, as the caller, owns the blocks: they survive their extractor.
+
+    Args:
+        plan: What to deliver.
+        extractors: Who makes blocks.
+        trainers: Who consumes them; all get every block, in the same order.
+        show_progress: Whether to draw a bar on the driver's console.
+    """
+
+    def __init__(
+        self,
+        plan: StreamPlan,
+        extractors: list[ActorHandle],
+        trainers: list[ActorHandle],
+        *,
+        show_progress: bool,
+    ):
+        self._plan = plan
+        self._extractors = extractors
+        self._trainers = trainers
+        self._stats = StreamStats()
+        self._pinned: dict[BlockKey, ray.ObjectRef] = {}
+        self._lost: set[ActorHandle] = set()
+        self._returning: set[asyncio.Task[None]] = set()  # asyncio itself keeps tasks only weakly
+        self._show_progress = show_progress
+
+    async def run(self) -> list[list[EpochEnd]]:
+        """Run all epochs; returns what each trainer reported at the end of each.
+
+        Raises:
+            StreamError: A block could not be made, or a trainer failed.
+        """
+        self._window = ByteWindow(self._plan.budget.window_bytes, self._plan.max_blocks)
+        self._idle: asyncio.Queue[ActorHandle | StreamError] = asyncio.Queue()
+        for _ in range(CALLS_PER_EXTRACTOR):
+            for extractor in self._extractors:
+                self._idle.put_nowait(extractor)
+        self._made: asyncio.Queue[asyncio.Task[ray.ObjectRef]] = asyncio.Queue()
+        producer = asyncio.create_task(self._produce())
+        try:
+            return await self._deliver_all()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            producer.cancel()
+
+    async def stats(self) -> StreamStats:
+        """Totals so far; answers while `run` runs."""
+        return self._stats
+
+    async def _produce(self) -> None:
+        """Have blocks made, in the order of the plan, as far ahead as the window allows."""
+        for epoch in range(self._plan.num_epochs):
+            for key in self._plan.sequence(epoch):
+                await self._window.acquire(self._window_bytes(key))
+                self._made.put_nowait(asyncio.create_task(self._make(key)))
+
+    async def _deliver_all(self) -> list[list[EpochEnd]]:
+        ends: list[list[EpochEnd]] = []
+        for epoch in range(self._plan.num_epochs):
+            progress = _Progress(self._plan, epoch, self._stats, shown=self._show_progress)
+            async with asyncio.TaskGroup() as settling:
+                for key in self._plan.sequence(epoch):
+                    acks = await self._deliver(epoch, key)
+                    settling.create_task(self._settle(key, acks, progress))
+            progress.close()
+            ends.append(await asyncio.gather(*(t.end_epoch.remote() for t in self._trainers)))
+            if not any(end.active for end in ends[-1]):
+                break
+        return ends
+
+    async def _deliver(self, epoch: int, key: BlockKey) -> list[ray.ObjectRef]:
+        """Push the next block to every trainer; in a method so that no local outlives it."""
+        making = await self._made.get()
+        block = await making
+        if key in self._plan.budget.pinned:
+            self._pinned[key] = block
+        return [trainer.consume.remote(epoch, key, block) for trainer in self._trainers]
+
+    async def _settle(
+        self, key: BlockKey, acks: list[ray.ObjectRef], progress: "_Progress"
+    ) -> None:
+        """Wait for all trainers, then give the block's bytes back."""
+        try:
+            done: list[Ack] = await asyncio.gather(*acks)
+        except RayError as error:
+            raise StreamError(f"a head trainer failed on block {key}: {_cause(error)}") from None
+        if key not in self._pinned:
+            self._stats.held_bytes -= self._plan.block_bytes[key]
+        self._window.release(self._window_bytes(key))
+        self._stats.train_seconds += sum(ack.busy_seconds for ack in done)
+        self._stats.train_wait_seconds += sum(ack.wait_seconds for ack in done)
+        progress.advance(key, sum(ack.mean_loss for ack in done) / len(done))
+
+    def _window_bytes(self, key: BlockKey) -> int:
+        """Pinned blocks have bytes of their own in the budget; the others share the window."""
+        return 0 if key in self._plan.budget.pinned else self._plan.block_bytes[key]
+
+    async def _make(self, key: BlockKey) -> ray.ObjectRef:
+        """The block's ref: from the cache, or made by an extractor, in bounded attempts."""
+        if key in self._pinned:
+            self._stats.blocks_from_cache += 1
+            return self._pinned[key]
+        self._stats.hold(self._plan.block_bytes[key])
+        causes: list[str] = []
+        while len(causes) < MAX_ATTEMPTS:
+            extractor = await self._idle_extractor()
+            # Nothing is fetched here: the receipt is small, and stands for its block.
+            block, receipt_ref = extractor.extract.remote(key)  # type: ignore[attr-defined]
+            try:
+                receipt: Receipt = await receipt_ref
+            except RayError as error:
+                causes.append(_cause(error))
+                self._stats.blocks_failed += 1
+                del block, receipt_ref
+                self._returning.add(asyncio.create_task(self._return_when_alive(extractor)))
+                continue
+            self._idle.put_nowait(extractor)
+            self._stats.blocks_extracted += 1
+            self._stats.tokens_extracted += self._plan.block_tokens[key]
+            self._stats.extract_seconds += receipt.seconds
+            if key in self._plan.budget.pinned:
+                self._stats.cache_bytes += self._plan.block_bytes[key]
+            return block
+        raise StreamError(
+            f"block {key} could not be made in {MAX_ATTEMPTS} attempts; the causes, in order: "
+            + " | ".join(causes)
+        )
+
+    async def _idle_extractor(self) -> ActorHandle:
+        extractor = await self._idle.get()
+        if isinstance(extractor, StreamError):
+            self._idle.put_nowait(extractor)  # whoever waits next is to know as well
+            raise extractor
+        return extractor
+
+    async def _return_when_alive(self, extractor: ActorHandle) -> None:
+        """Back among the idle once it answers; Ray restarts an extractor whose process has died."""
+        while True:
+            try:
+                await extractor.info.remote()  # type: ignore[attr-defined]
+            except ActorUnavailableError:
+                await asyncio.sleep(RESTART_POLL_SECONDS)
+            except RayError as error:
+                self._lost.add(extractor)
+                if len(self._lost) == len(self._extractors):
+                    self._idle.put_nowait(
+                        StreamError(f"the last extractor is lost: {_cause(error)}")
+                    )
+                return
+            else:
+                self._idle.put_nowait(extractor)
+                return
+
+
+class _Progress:
+    """The bar of one epoch, drawn by Ray on the driver's console."""
+
+    def __init__(self, plan: StreamPlan, epoch: int, stats: StreamStats, *, shown: bool):
+        self._plan = plan
+        self._stats = stats
+        self._start = time.perf_counter()
+        self._tokens = 0
+        self._at_start = (stats.tokens_extracted, stats.train_wait_seconds)
+        self._title = f"epoch {epoch + 1}/{plan.num_epochs}"
+        total = sum(plan.block_tokens[key] for key in plan.sequence(epoch))
+        self._bar: Any = (
+            tqdm_ray.tqdm(desc=self._title, total=total, unit="tokens") if shown else None
+        )
+
+    def advance(self, key: BlockKey, loss: float) -> None:
+        """One more block is consumed."""
+        self._tokens += self._plan.block_tokens[key]
+        if self._bar is None:
+            return
+        seconds = time.perf_counter() - self._start
+        tokens, waited = self._at_start
+        self._bar.set_description(
+            f"{self._title} · loss {loss:.3f} · extracted "
+            f"{(self._stats.tokens_extracted - tokens) / seconds:,.0f} tok/s · trained "
+            f"{self._tokens / seconds:,.0f} tok/s · trainer waits "
+            f"{(self._stats.train_wait_seconds - waited) / seconds:.0%}"
+        )
+        self._bar.update(self._plan.block_tokens[key])
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _cause(error: RayError) -> str:
+    """One line: Ray's errors carry whole tracebacks, whose last line says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else error!r}"

@@ -1,0 +1,251 @@
+"""The frozen backbone: load it, and turn packed token ids into hidden states of every layer."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from bertvision_stream.blocks import micro_batches
+from bertvision_stream.errors import BackboneError
+from bertvision_stream.hub import hub_reachable
+
+# Padded tokens of one forward pass. A CPU is fastest while activations stay in its caches; a GPU wants more.
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a located backbone."""
+    with _quiet(), _explained(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, **_hub_options(source, revision))
+    if not tokenizer.is_fast:
+        raise BackboneError(f"backbone={source} has no fast tokenizer (tokenizer.json)")
+    return tokenizer
+
+
+def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a located backbone.
+
+    Raises:
+        BackboneError: It cannot be read, or is not that of an encoder of the BERT family.
+    """
+    with _quiet(), _explained(source):
+        config = AutoConfig.from_pretrained(source, **_hub_options(source, revision))
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
+        raise BackboneError(
+            f"backbone={source} is a `{config.model_type}` model, not an encoder of the BERT family "
+            f"(bert, roberta, distilbert, electra, ...)"
+        )
+    return config
+
+
+def load_classifier(
+    source: str,
+    *,
+    num_labels: int,
+    label_names: tuple[str, ...] = (),
+    revision: str | None = None,
+    seed: int = 0,
+) -> tuple[PreTrainedModel, bool]:
+    """An encoder with a classification layer, in fp32 on the CPU.
+
+    Args:
+        source: What `locate` returned.
+        num_labels: Outputs of the classification layer; 1 means regression.
+        label_names: Names of the classes, kept in the model's configuration.
+        revision: Branch, tag or commit on the hub.
+        seed: Initialises the classification layer where the source has none of that shape.
+
+    Returns:
+        The model, and whether its classification layer came from the source (else it is untrained).
+    """
+    load_config(source, revision)
+    labels: dict[str, Any] = {"id2label": dict(enumerate(label_names))} if label_names else {}
+    if label_names:
+        labels["label2id"] = {label: i for i, label in enumerate(label_names)}
+    with _quiet(), _explained(source), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=num_labels,
+            problem_type="regression" if num_labels == 1 else "single_label_classification",
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **labels,
+            **_hub_options(source, revision),
+        )
+    base = f"{model.base_model_prefix}."
+    lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    if encoder := sorted(k for k in lacking if k.startswith(base) and ".pooler." not in k):
+        raise BackboneError(
+            f"backbone={source}: the weights do not fit its configuration; {len(encoder)} of the encoder's "
+            f"are missing or of another shape, first {encoder[0]}"
+        )
+    return model, not lacking
+
+
+def _hub_options(source: str, revision: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if not Path(source).is_dir():
+        options |= {"revision": revision or "main", "local_files_only": not hub_reachable()}
+    return options
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Loading errors of a third party, as errors of ours that name the backbone."""
+    try:
+        yield
+    except BackboneError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(f"backbone={source} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No loading report and no weight-loading bar: a new classification layer is what we expect."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """A classifier as plain arrays: travels through the object store, one copy a node, no shared disk.
+
+    Attributes:
+        config: The transformers configuration as a dictionary, with `model_type`.
+        arrays: The state dict, float32.
+    """
+
+    config: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "BackboneWeights":
+        return cls(
+            model.config.to_dict(), {name: t.numpy() for name, t in model.state_dict().items()}
+        )
+
+    def build(self) -> PreTrainedModel:
+        """The model again; its weights are copies."""
+        options = dict(self.config)
+        config = AutoConfig.for_model(options.pop("model_type"), **options)
+        model = AutoModelForSequenceClassification.from_config(config)
+        model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in self.arrays.items()})
+        return model
+
+
+def pick_dtype(setting: str, device: torch.device) -> torch.dtype:
+    """The dtype of the forward pass: `auto` is bf16 where the device computes it fast, else fp32."""
+    if setting != "auto":
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[setting]
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+class Backbone:
+    """A frozen encoder with its own classifier, ready for packed forward passes.
+
+    Args:
+        model: A transformers sequence classifier; it is moved and cast in place.
+        device: Where to compute.
+        dtype: bf16 or fp32.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype):
+        self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.device = device
+        self.dtype = dtype
+        self.num_layers, self.hidden_size = hidden_shape(model.config)
+        self.num_logits = model.config.num_labels
+        self.micro_batch_tokens = MICRO_BATCH_TOKENS[device.type]
+        self._has_token_types = getattr(model.config, "type_vocab_size", 0) > 1
+
+    @torch.inference_mode()
+    def forward_packed(
+        self, input_ids_T: np.ndarray, token_type_ids_T: np.ndarray, lengths_B: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states of every layer and the classifier's logits, in one pass.
+
+        Examples of like length run together, padded; what comes back holds no padding.
+
+        Args:
+            input_ids_T: Token ids of all examples, one after another, int [T].
+            token_type_ids_T: Likewise, int [T]; ignored by encoders without token types.
+            lengths_B: Tokens of each example, int64 [B], ascending.
+
+        Returns:
+            Hidden states [T, L, D] in the backbone's dtype and logits [B, C] in fp32, on its device.
+        """
+        num_tokens = int(lengths_B.sum())
+        hidden_TLD = torch.empty(
+            (num_tokens, self.num_layers, self.hidden_size), dtype=self.dtype, device=self.device
+        )
+        logits = []
+        first = 0
+        for run in micro_batches(lengths_B, max_tokens=self.micro_batch_tokens):
+            lengths = lengths_B[run]
+            last = first + int(lengths.sum())
+            mask = np.arange(lengths[-1]) < lengths[:, None]  # [b, S]
+            output = self.model(
+                attention_mask=self._to_device(mask.astype(np.int64)),
+                output_hidden_states=True,
+                **self._inputs(mask, input_ids_T[first:last], token_type_ids_T[first:last]),
+            )
+            # Indices from the host: a mask on the device would make a GPU wait at every layer.
+            real_t = None if mask.all() else self._to_device(np.flatnonzero(mask))
+            for layer, states_bSD in enumerate(output.hidden_states):
+                states = states_bSD.flatten(0, 1)
+                hidden_TLD[first:last, layer] = states if real_t is None else states[real_t]
+            logits.append(output.logits.float())
+            first = last
+        return hidden_TLD, torch.cat(logits)
+
+    def _inputs(
+        self, mask_bS: np.ndarray, input_ids_T: np.ndarray, token_type_ids_T: np.ndarray
+    ) -> Mapping[str, torch.Tensor]:
+        """Padded inputs [b, S]: real pad ids, because RoBERTa derives positions from them."""
+        input_ids = np.full(mask_bS.shape, self.model.config.pad_token_id or 0, dtype=np.int64)
+        input_ids[mask_bS] = input_ids_T
+        inputs = {"input_ids": self._to_device(input_ids)}
+        if self._has_token_types:
+            token_type_ids = np.zeros(mask_bS.shape, dtype=np.int64)
+            token_type_ids[mask_bS] = token_type_ids_T
+            inputs["token_type_ids"] = self._to_device(token_type_ids)
+        return inputs
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def hidden_shape(config: Any) -> tuple[int, int]:
+    """(L, D) of an encoder: the embedding layer and every encoder layer, hidden size."""
+    return config.num_hidden_layers + 1, config.hidden_size

@@ -1,0 +1,111 @@
+"""The byte budget: how much of the object store hidden states may take, and what it is spent on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bertvision_stream.blocks import BlockKey
+from bertvision_stream.cache import choose_pinned
+from bertvision_stream.errors import ConfigError
+from bertvision_stream.units import format_bytes
+
+# Of the object store's capacity: the rest is for what Ray needs and for blocks freed but not yet gone.
+STORE_SHARE = 0.7
+
+# In flight at once: for each extractor one block being made, one queued and one delivered, and a few
+# more so that a slow trainer step stalls nobody.
+BLOCKS_PER_EXTRACTOR = 3
+SPARE_BLOCKS = 2
+
+
+def max_blocks(num_extractors: int) -> int:
+    """Blocks in flight that keep all extractors busy."""
+    return BLOCKS_PER_EXTRACTOR * num_extractors + SPARE_BLOCKS
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How the bytes are spent.
+
+    Attributes:
+        total_bytes: Limit of the bytes of hidden states that exist at once.
+        window_bytes: For blocks in flight: being made, waiting, delivered but not acknowledged.
+        pinned: Blocks kept between epochs; their bytes and the window's never pass the total.
+        pinned_bytes: Their bytes.
+        epoch_bytes: Bytes that one epoch delivers.
+    """
+
+    total_bytes: int
+    window_bytes: int
+    pinned: frozenset[BlockKey]
+    pinned_bytes: int
+    epoch_bytes: int
+
+    @property
+    def cached_share(self) -> float:
+        """Share of an epoch's bytes that comes from the cache, from the second epoch on."""
+        return self.pinned_bytes / self.epoch_bytes
+
+
+def plan_budget(
+    block_bytes: Mapping[BlockKey, int],
+    validation: Sequence[BlockKey],
+    *,
+    num_train: int,
+    seed: int,
+    budget: int | Literal["auto"],
+    cache: int | Literal["auto"],
+    store_bytes: int,
+    num_extractors: int,
+) -> Budget:
+    """Decide how many bytes to use, and which blocks to keep.
+
+    Args:
+        block_bytes: Bytes of each block, of all splits.
+        validation: The validation blocks.
+        num_train: Number of training blocks.
+        seed: The run's seed.
+        budget: `stream.budget`; `auto` is what is useful, up to a share of the object store.
+        cache: `stream.cache`; `auto` is what the budget leaves beside a comfortable window.
+        store_bytes: Capacity of the object store (of all nodes together).
+        num_extractors: Extractors to keep busy.
+
+    Raises:
+        ConfigError: The budget is too small for two blocks, or larger than the object store.
+    """
+    largest = max(block_bytes.values())
+    epoch_bytes = sum(block_bytes.values())
+    smallest = 2 * largest
+    comfortable = max_blocks(num_extractors) * largest
+    available = int(store_bytes * STORE_SHARE)
+    if budget == "auto":
+        wanted = comfortable + (epoch_bytes if cache == "auto" else cache)
+        total = min(wanted, available)
+        if total < smallest:
+            raise ConfigError(
+                f"the object store of {format_bytes(store_bytes)} is too small: two blocks of "
+                f"{format_bytes(largest)} must fit into {STORE_SHARE:.0%} of it. Lower "
+                f"extract.block_tokens, or give Ray a larger object store."
+            )
+    else:
+        total = budget
+        if total < smallest:
+            raise ConfigError(
+                f"stream.budget={budget} ({format_bytes(budget)}) is too small for two blocks, the "
+                f"least that lets extraction and training overlap. The smallest that would do is "
+                f"{smallest} ({format_bytes(smallest)}); or lower extract.block_tokens, or take "
+                f"extract.codec=int8."
+            )
+        if total > store_bytes:
+            raise ConfigError(
+                f"stream.budget={budget} ({format_bytes(budget)}) is more than Ray's object store "
+                f"holds: {store_bytes} ({format_bytes(store_bytes)}). Lower it or leave it out."
+            )
+    # The window comes first: a cache that starves it would make every epoch slower, not faster.
+    most_cached = max(total - min(comfortable, max(smallest, total // 2)), 0)
+    cache_bytes = most_cached if cache == "auto" else min(cache, total - smallest)
+    pinned = choose_pinned(
+        block_bytes, validation, num_train=num_train, seed=seed, cache_bytes=cache_bytes
+    )
+    pinned_bytes = sum(block_bytes[key] for key in pinned)
+    return Budget(total, total - pinned_bytes, pinned, pinned_bytes, epoch_bytes)

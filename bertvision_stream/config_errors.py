@@ -1,0 +1,70 @@
+"""What is wrong with a command line, told to the person who wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with the settings.
+
+    Attributes:
+        key: The dotted key at fault.
+        wrong: What is wrong and what is allowed; one line or several.
+        advice: What to do about it; may be empty.
+        given: What the user wrote; empty if the key was not given.
+        involves: Other keys that take part; if one of them is at fault itself, this problem may
+            be a mere consequence.
+    """
+
+    key: str
+    wrong: str
+    advice: str = ""
+    given: str = ""
+    involves: tuple[str, ...] = ()
+
+
+def render_report(problems: Sequence[Problem]) -> str:
+    """Renders all problems as one text, an item each."""
+    count = "One problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"{count} with the settings:"]
+    for problem in problems:
+        lines += ["", f"  {problem.given or problem.key}"]
+        lines += [f"      {line}" for line in (*problem.wrong.splitlines(), problem.advice) if line]
+    lines += ["", "All keys: python -m bertvision_stream.run --help"]
+    return "\n".join(lines)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that `word` most likely stands for; None if there is no likely one."""
+    by_plain = {_plain(choice): choice for choice in choices}
+    matches = get_close_matches(_plain(word), by_plain, n=3, cutoff=0.6)
+    # People seldom miss the first letter: `attn` is attention rather than flatten.
+    matches.sort(key=lambda match: match[:1] != _plain(word)[:1])
+    return by_plain[matches[0]] if matches else None
+
+
+def nearest_keys(key: str, keys: Sequence[str]) -> list[str]:
+    """The dotted keys that `key` may stand for; empty if there is no likely one.
+
+    That is the key of the same group with a close name (`train.epoch`); else all keys with a close
+    name in whatever group (`lr`: `finetune.lr` and `train.lr`); else one that is close as a whole
+    (`finetune_lr`).
+    """
+    group, _, name = _plain(key).rpartition(".")
+    members = [tuple(known.rpartition(".")[::2]) for known in keys]
+    groups = get_close_matches(group, {of for of, _ in members if of}, n=1, cutoff=0.75)
+    same_group = nearest(name, [leaf for of, leaf in members if of in groups])
+    if same_group:
+        return [f"{groups[0]}.{same_group}"]
+    close_names = get_close_matches(name, {leaf for _, leaf in members}, n=1, cutoff=0.75)
+    if close_names or group:
+        return [known for known in keys if known.rpartition(".")[2] in close_names]
+    return get_close_matches(name, keys, n=1, cutoff=0.75)
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_").strip("_")

@@ -1,0 +1,64 @@
+"""Extraction: one block's tokens to its encoded hidden states, on a CPU or a GPU."""
+
+import threading
+
+import numpy as np
+import torch
+
+from bertvision_stream.backbone import Backbone
+from bertvision_stream.blocks import BlockKey
+from bertvision_stream.codecs import Codec, EncodedBlock, encode
+from bertvision_stream.corpus import Corpus
+
+
+class BlockExtractor:
+    """Runs the backbone on blocks. Safe to call from two threads, which is what keeps a GPU busy.
+
+    On a GPU the forward pass and the encoding are queued under a lock; the copy to a pinned buffer runs
+    on a stream of its own, and the caller waits for it outside the lock, while another caller's forward
+    pass runs.
+    """
+
+    def __init__(self, backbone: Backbone, corpus: Corpus, codec: Codec):
+        self.backbone = backbone
+        self.corpus = corpus
+        self.codec = codec
+        self._forward = threading.Lock()
+        on_gpu = backbone.device.type == "cuda"
+        self._copy_stream = torch.cuda.Stream(backbone.device) if on_gpu else None
+
+    def extract(self, key: BlockKey) -> EncodedBlock:
+        """The block's hidden states and BERT's logits, encoded, in host memory."""
+        block = self.corpus.block(key)
+        input_ids, token_type_ids = self.corpus.packed_tokens(block)
+        with self._forward:
+            hidden_TLD, logits_BC = self.backbone.forward_packed(
+                input_ids, token_type_ids, block.lengths
+            )
+            parts = encode(hidden_TLD, logits_BC, self.codec)
+            if self._copy_stream is None:
+                return EncodedBlock(*(part.numpy() for part in parts))
+            computed = torch.cuda.current_stream(self.backbone.device).record_event()
+        with torch.cuda.stream(self._copy_stream):
+            self._copy_stream.wait_event(computed)
+            pinned = []
+            for part in parts:
+                part.record_stream(self._copy_stream)  # not to be reused before the copy is done
+                host = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
+                pinned.append(host.copy_(part, non_blocking=True))
+            copied = self._copy_stream.record_event()
+        copied.synchronize()
+        return EncodedBlock(*(part.numpy() for part in pinned))
+
+
+def validation_logits(backbone: Backbone, corpus: Corpus) -> dict[str, np.ndarray]:
+    """BERT's own logits on every validation split: float32 [N, C], in the order of the split."""
+    logits = {
+        split: np.empty((corpus.stores[split].num_examples, backbone.num_logits), dtype=np.float32)
+        for split in corpus.validation_splits
+    }
+    for key in corpus.validation_keys:
+        block = corpus.block(key)
+        _, logits_BC = backbone.forward_packed(*corpus.packed_tokens(block), block.lengths)
+        logits[key.split][block.example_ids] = logits_BC.cpu().numpy()
+    return logits

@@ -1,0 +1,40 @@
+"""Fine-tuned backbones on disk: safetensors, configuration, tokenizer and a record of what went in."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from bertvision_stream.backbone import BackboneWeights
+from bertvision_stream.results import write_json
+
+RECORD = "finetune.json"
+
+
+def find(folder: Path) -> Mapping[str, Any] | None:
+    """The record of a finished fine-tuning in `folder`, or None. The record is what is written last."""
+    record = folder / RECORD
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+
+
+def save(
+    folder: Path,
+    weights: BackboneWeights,
+    tokenizer: PreTrainedTokenizerBase,
+    record: Mapping[str, Any],
+) -> None:
+    """Write a fine-tuned classifier; `AutoModelForSequenceClassification` loads it again.
+
+    It is written beside and renamed: the folder is there as a whole or not at all.
+    """
+    beside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    weights.build().save_pretrained(beside, safe_serialization=True)
+    tokenizer.save_pretrained(beside)
+    write_json(beside / RECORD, record)
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)

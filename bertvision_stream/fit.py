@@ -1,0 +1,219 @@
+"""Fit one head: the training step, the schedule, evaluation, early stopping."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from bertvision_stream.batches import Batch
+from bertvision_stream.evaluate import compute_metrics, scores_from_logits
+from bertvision_stream.heads import Head
+from bertvision_stream.results import EpochRecord
+from bertvision_stream.settings import ResolvedTrain
+from bertvision_stream.tasks import Task
+
+# Rules for the epoch whose weights count, as they read after "chosen by".
+LAST_EPOCH = "being the last one (train.patience is not set)"
+LOWEST_LOSS = "lowest validation loss"
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """A fitted head.
+
+    Attributes:
+        state: Parameters of the chosen epoch, on the CPU.
+        logits: Their validation logits by split: float32 [N, C].
+        history: One record for each epoch that ran.
+        chosen_epoch: Counted from 1; 0 before any.
+        chosen_by: The rule that chose it.
+        num_parameters: Trained parameters.
+        failure: Why the head was stopped, or empty.
+    """
+
+    state: dict[str, torch.Tensor]
+    logits: dict[str, np.ndarray]
+    history: tuple[EpochRecord, ...]
+    chosen_epoch: int
+    chosen_by: str
+    num_parameters: int
+    failure: str
+
+
+class HeadFit:
+    """One head with its optimiser, schedule and results.
+
+    AdamW without decay on one-dimensional parameters (biases, mixing weights), a linear warm-up and a
+    linear decay to zero. Depends on the batches it is given and on nothing else, so that its numbers are
+    the same alone or among others, in one process or at the end of a stream.
+
+    Args:
+        head: The head; moved to `device`.
+        settings: `train.*`.
+        task: Kind, number of outputs and metrics.
+        train_labels: Labels of all training examples [N]; their mean starts a regression's bias.
+        validation_labels: Labels [N] by validation split.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        settings: ResolvedTrain,
+        task: Task,
+        *,
+        train_labels: np.ndarray,
+        validation_labels: Mapping[str, np.ndarray],
+        device: torch.device,
+    ):
+        if task.kind == "regression":
+            nn.init.constant_(head.output.bias, float(train_labels.mean()))
+        self.head = head.to(device)
+        self.settings = settings
+        self.task = task
+        self.batch_size = settings.batch_size
+        self.total_steps = settings.epochs * math.ceil(len(train_labels) / settings.batch_size)
+        self.steps = 0
+        self.failure = ""
+        self.history: list[EpochRecord] = []
+        self._optimizer = _adamw(head, settings)
+        self._validation_labels = validation_labels
+        self._chosen_epoch = 0
+        self._chosen_state: dict[str, torch.Tensor] = {}
+        self._chosen_logits: dict[str, np.ndarray] = {}
+        self._device = device
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._num_trained = 0
+        self._logits = {
+            split: np.full((len(labels), self.task.num_labels), np.nan, dtype=np.float32)
+            for split, labels in self._validation_labels.items()
+        }
+
+    @property
+    def active(self) -> bool:
+        """Whether the head still trains: not failed, not stopped early, epochs left."""
+        if self.failure or len(self.history) >= self.settings.epochs:
+            return False
+        patience = self.settings.patience
+        return patience is None or len(self.history) - self._chosen_epoch < patience
+
+    def train_batch(self, batch: Batch) -> None:
+        """One step of the optimiser."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.steps, self.total_steps)
+        self.head.train()
+        loss = self._loss(self.head(batch.hidden_TLD, batch.lengths_B), batch.labels_B)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self.steps += 1
+        self._num_trained += len(batch.labels_B)
+        self._loss_sum += loss.detach().double() * len(batch.labels_B)
+
+    @torch.no_grad()
+    def evaluate_batch(self, split: str, example_ids: np.ndarray, batch: Batch) -> None:
+        """Keep the logits of validation examples; `example_ids` int64 [B] are their rows."""
+        self.head.eval()
+        logits_BC = self.head(batch.hidden_TLD, batch.lengths_B)
+        self._logits[split][example_ids] = logits_BC.cpu().numpy()
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean training loss of the epoch so far; waits for the device."""
+        return self._loss_sum.item() / max(self._num_trained, 1)
+
+    def check_finite(self, where: str) -> None:
+        """Stop the head where its loss is no longer finite; others are not touched."""
+        if not self.failure and not math.isfinite(self.mean_loss):
+            self.failure = (
+                f"the training loss became {self.mean_loss} {where}; try a lower train.lr "
+                f"(it was {self.settings.lr})"
+            )
+
+    def end_epoch(self) -> EpochRecord | None:
+        """Close the epoch: losses and metrics, and whether its weights are the ones to keep."""
+        epoch = len(self.history) + 1
+        if not self.failure and not all(np.isfinite(a).all() for a in self._logits.values()):
+            self.failure = (
+                f"validation logits of epoch {epoch} are not finite; try a lower train.lr"
+            )
+        if self.failure:
+            return None
+        record = EpochRecord(
+            epoch=epoch,
+            loss=self.mean_loss,
+            validation_loss=self._validation_loss(),
+            scores={
+                split: compute_metrics(
+                    scores_from_logits(logits, self.task.kind),
+                    self._validation_labels[split],
+                    self.task.metrics,
+                )
+                for split, logits in self._logits.items()
+            },
+        )
+        lowest = min((r.validation_loss for r in self.history), default=math.inf)
+        self.history.append(record)
+        if self.settings.patience is None or record.validation_loss < lowest:
+            self._chosen_epoch = epoch
+            state = self.head.state_dict()
+            self._chosen_state = {name: t.detach().cpu().clone() for name, t in state.items()}
+            self._chosen_logits = self._logits
+        self._start_epoch()
+        return record
+
+    def result(self) -> HeadResult:
+        """What is left of the head, so far."""
+        return HeadResult(
+            state=self._chosen_state,
+            logits=self._chosen_logits,
+            history=tuple(self.history),
+            chosen_epoch=self._chosen_epoch,
+            chosen_by=LAST_EPOCH if self.settings.patience is None else LOWEST_LOSS,
+            num_parameters=self.head.num_parameters,
+            failure=self.failure,
+        )
+
+    def _validation_loss(self) -> float:
+        """Mean over the examples of all validation splits."""
+        total, count = 0.0, 0
+        for split, logits in self._logits.items():
+            labels = torch.from_numpy(np.asarray(self._validation_labels[split]))
+            total += self._loss(torch.from_numpy(logits).double(), labels).item() * len(labels)
+            count += len(labels)
+        return total / count
+
+    def _loss(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        if self.task.kind == "regression":
+            return nn.functional.mse_loss(logits_BC.squeeze(-1), labels_B.to(logits_BC.dtype))
+        return nn.functional.cross_entropy(logits_BC, labels_B)
+
+
+def learning_rate(settings: ResolvedTrain, step: int, total_steps: int) -> float:
+    """Linear warm-up over `warmup_ratio` of the steps, then linear decay towards zero.
+
+    Args:
+        settings: `train.lr` and `train.warmup_ratio`.
+        step: Counted from 0.
+        total_steps: Of the whole training.
+    """
+    warmup = round(settings.warmup_ratio * total_steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / (warmup + 1)
+    return settings.lr * (total_steps - step) / max(total_steps - warmup, 1)
+
+
+def _adamw(head: Head, settings: ResolvedTrain) -> torch.optim.AdamW:
+    decayed = [p for p in head.parameters() if p.ndim > 1]
+    plain = [p for p in head.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)

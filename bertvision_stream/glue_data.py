@@ -1,0 +1,119 @@
+"""Rows of a GLUE task, from the hub or from a local folder laid out like it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bertvision_stream.errors import DataError
+from bertvision_stream.hub import hub_reachable
+from bertvision_stream.rows import (
+    SUFFIXES,
+    RawData,
+    Rows,
+    describe_folder,
+    find_split_files,
+    read_rows,
+    rows_from_table,
+)
+from bertvision_stream.tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    import datasets
+
+    from bertvision_stream.settings import TaskSettings
+
+
+def load_glue(settings: TaskSettings) -> RawData:
+    """Reads the training and validation rows of the GLUE task `settings.task`.
+
+    Raises:
+        DataError: The hub cannot be reached; or the local folder, a split, a column, a text or a
+            label is lacking or cannot be used.
+    """
+    task = TASKS[settings.task]
+    splits = (task.train_split, *task.validation_splits)
+    if settings.data.path is None:
+        rows = _from_hub(task, splits)
+    else:
+        rows = _from_folder(task, splits, Path(settings.data.path).expanduser())
+    train, *validation = rows
+    notes = []
+    if task.kind == "classification" and any(split.labels.dtype.kind == "i" for split in rows):
+        meaning = ", ".join(f"{i} is {name}" for i, name in enumerate(task.label_names))
+        notes.append(
+            f"Labels of {task.name} are numbers without names: taken as GLUE's, {meaning}."
+        )
+    return RawData(task, train, dict(zip(task.validation_splits, validation, strict=True)), notes)
+
+
+def _from_folder(task: Task, splits: tuple[str, ...], path: Path) -> list[Rows]:
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise DataError(
+            f"data.path={path} {found}; task={task.name} needs a folder that holds "
+            f"{task.name}/{splits[0]}-*.parquet and the like"
+        )
+    folder = path / task.name if (path / task.name).is_dir() else path
+    rows = []
+    for split in splits:
+        files = find_split_files(folder, [split])
+        if not files:
+            looked_for = " or ".join(f"{split}-*{suffix}" for suffix in SUFFIXES)
+            where = folder if folder != path else f"{path / task.name} and in {path}"
+            raise DataError(
+                f"data.path={path} has no {split} split of {task.name}: looked for {looked_for} "
+                f"in {where}; {folder} holds {describe_folder(folder)}"
+            )
+        rows.append(
+            read_rows(files, text_columns=task.text_columns, label_column=task.label_column)
+        )
+    return rows
+
+
+def _from_hub(task: Task, splits: tuple[str, ...]) -> list[Rows]:
+    import datasets
+
+    assert task.hub_repo is not None
+    is_reachable = hub_reachable()
+    try:
+        with _cache_only(not is_reachable):
+            loaded = datasets.load_dataset(task.hub_repo, task.hub_config, split=list(splits))
+    # load_dataset raises whatever its many layers raise; each means that there are no data.
+    except Exception as error:
+        cause = (
+            f"{type(error).__name__}: {error}".splitlines()[0]
+            if is_reachable
+            else "the Hugging Face hub cannot be reached from here, and no copy of it is cached"
+        )
+        raise DataError(
+            f"{task.hub_repo} ({task.hub_config}) could not be loaded: {cause}. To do without the "
+            f"hub, set data.path= to a local folder laid out like it, one that holds "
+            + ", ".join(f"{task.name}/{split}-*.parquet" for split in splits)
+        ) from error
+    return [_hub_rows(task, split, rows) for split, rows in zip(splits, loaded, strict=True)]
+
+
+def _hub_rows(task: Task, split: str, dataset: datasets.Dataset) -> Rows:
+    source = f"{task.hub_repo} ({task.hub_config}, {split})"
+    class_names = getattr(dataset.features.get(task.label_column), "names", None)
+    table = dataset.with_format("arrow")[:]
+    rows = rows_from_table(table, source, task.text_columns, task.label_column, class_names)
+    if not len(rows):
+        raise DataError(f"{source}: there are no rows")
+    return rows
+
+
+@contextmanager
+def _cache_only(enabled: bool) -> Iterator[None]:
+    """While it lasts, `datasets` reads its cache only: it would retry the hub for 23 seconds."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or enabled
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before

@@ -1,0 +1,114 @@
+"""Heads: small trainable modules from packed hidden states `[T, L, D]` to logits `[B, C]`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bertvision_stream.heads.adapter_pooler import AdapterPooler
+from bertvision_stream.heads.pooling import AttentionPool, ClsPool, FlattenPool, MeanPool
+from bertvision_stream.heads.scalar_mix import ScalarMix
+from bertvision_stream.heads.segments import segment_starts
+from bertvision_stream.settings import HeadSettings
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What a head needs to know of its surroundings.
+
+    Attributes:
+        num_layers: L, encoder layers + 1.
+        hidden_size: D.
+        num_outputs: C.
+        max_length: Most tokens of an example; the number of positions of `pool=flatten`.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_outputs: int
+    max_length: int
+
+
+class Head(nn.Module):
+    """Layers to features, features to one vector an example, one linear layer to the logits.
+
+    | kind | features of a token |
+    |---|---|
+    | `adapter_pooler` | adapters of every layer, and a skip |
+    | `scalar_mix` | the scalar mix of all layers |
+    | `mean_layers` | the mean of all layers |
+    | `cls` | the last layer's state, of the first token only |
+    """
+
+    def __init__(self, settings: HeadSettings, shape: HeadShape, *, seed: int):
+        """Build the head, initialised by `seed` alone (neighbours on a trainer do not matter)."""
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(settings, shape)
+        self.dropout = settings.dropout
+        self._generator_seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def _build(self, settings: HeadSettings, shape: HeadShape) -> None:
+        self.kind = settings.kind
+        # With one token an example read, only that token's features are computed.
+        self.first_token_only = self.kind == "cls" or (
+            self.kind == "adapter_pooler" and settings.pool == "cls"
+        )
+        self.features: nn.Module | None = None
+        widths: tuple[int, ...] = (shape.hidden_size,)
+        if self.kind == "adapter_pooler":
+            self.features = AdapterPooler(
+                shape.num_layers,
+                shape.hidden_size,
+                adapter_dim=settings.adapter_dim,
+                share_layers=settings.share_layers,
+                skip=settings.skip,
+            )
+            widths = self.features.widths
+        elif self.kind == "scalar_mix":
+            self.features = ScalarMix(shape.num_layers)
+        pool = settings.pool if self.kind == "adapter_pooler" else "mean"
+        self.pool: nn.Module = {
+            "mean": MeanPool,
+            "cls": ClsPool,
+            "attention": lambda: AttentionPool(widths),
+            "flatten": lambda: FlattenPool(shape.max_length),
+        }["cls" if self.first_token_only else pool]()
+        positions = shape.max_length if pool == "flatten" else 1
+        self.output = nn.Linear(positions * sum(widths), shape.num_outputs)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Packed hidden states [T, L, D] (bf16 or fp32) of B examples to logits [B, C] in fp32."""
+        if self.first_token_only:
+            hidden_TLD = hidden_TLD[segment_starts(lengths_B)]
+            lengths_B = torch.ones_like(lengths_B)
+        pooled_BF = self.pool(self._token_features(hidden_TLD), lengths_B)
+        return self.output(self._drop(pooled_BF))
+
+    def _token_features(self, hidden_TLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Parts [T, F_i] in fp32."""
+        match self.features:
+            case AdapterPooler():
+                return self.features(hidden_TLD)
+            case ScalarMix():
+                return (self.features(hidden_TLD),)
+        if self.kind == "mean_layers":
+            return (hidden_TLD.float().mean(dim=1),)
+        return (hidden_TLD[:, -1].float(),)
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        """Dropout from a generator of the head's own, so that neighbours do not change its numbers."""
+        if not self.training or self.dropout == 0:
+            return x
+        if x.device not in self._generators:
+            generator = torch.Generator(x.device).manual_seed(self._generator_seed)
+            self._generators[x.device] = generator
+        keep = 1 - self.dropout
+        mask = torch.empty_like(x).bernoulli_(keep, generator=self._generators[x.device])
+        return x * mask / keep

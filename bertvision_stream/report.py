@@ -1,0 +1,205 @@
+"""A run's results for people: a table for the console, `results.md`, a table of several tasks."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+
+from bertvision_stream.evaluate import headline
+from bertvision_stream.results import RunReport
+from bertvision_stream.units import format_bytes, format_count, format_seconds
+
+_WIDTH = 96  # columns that the facts under a table are wrapped to
+
+_Header = Sequence[tuple[str, str]]  # for each column the upper and the lower line of its title
+_Rows = Sequence[Sequence[str]]
+_Mark = Callable[[str], str]  # how the best score of several is shown
+
+
+def render_table(report: RunReport) -> str:
+    """The results as text of at most 100 columns for a console: a title, the table, the facts."""
+    header, rows = _score_table(report, _star)
+    lines = [_title(report), _data_line(report), "", _text_grid(header, rows)]
+    lines += ["* best of its column", ""]
+    for subject, fact in _facts(report):
+        lines.append(textwrap.fill(f"{subject:<8}{fact}", _WIDTH, subsequent_indent=" " * 8))
+    return "\n".join(lines) + "\n"
+
+
+def render_markdown(report: RunReport) -> str:
+    """The content of `results.md`: the table, the facts, each epoch, the settings, the command."""
+    header, rows = _score_table(report, _bold)
+    facts = "\n".join(f"- **{subject}**: {fact}" for subject, fact in _facts(report))
+    settings = [[f"`{key}`", f"`{value}`"] for key, value in report.settings.items()]
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    sections = [
+        f"# {_title(report)}",
+        _data_line(report),
+        _markdown_grid(header, rows),
+        facts,
+        "## Epochs of the head",
+        _markdown_grid(*_epoch_table(report)),
+        "## Run it again",
+        f"```bash\n{report.command}\n```",
+        f"Made with {versions}.",
+        "## Settings",
+        _markdown_grid([("", "key"), ("", "value")], settings, align_right=False),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def render_summary(reports: Sequence[RunReport]) -> str:
+    """One table over several tasks: the headline metric of each validation split, as text."""
+    header = [("", "task"), ("", "metric"), ("", "examples"), ("", "BERT"), ("", "head")]
+    header += [("", "ensemble"), ("head's", "parameters"), ("", "time")]
+    rows = []
+    for report in reports:
+        metric = headline(report.task.metrics)
+        for name, split in zip(_short_names(report), report.splits, strict=True):
+            task = f"{report.task.name} {name}".strip()
+            values = [split.bert[metric], split.head[metric], split.ensemble[metric]]
+            scores = _marked(values, _star)
+            seconds = format_seconds(report.seconds.total)
+            parameters = format_count(report.head.parameters)
+            rows.append([task, metric, f"{split.examples:,}", *scores, parameters, seconds])
+    return _text_grid(header, rows) + "\n* best of its row\n"
+
+
+def _title(report: RunReport) -> str:
+    return f"{report.task.name}: {report.head.kind} head on {report.backbone}, seed {report.seed}"
+
+
+def _data_line(report: RunReport) -> str:
+    validation = " + ".join(
+        f"{split.examples:,} {name}".strip()
+        for name, split in zip(_short_names(report), report.splits, strict=True)
+    )
+    train = report.train
+    return (
+        f"{train.examples:,} training examples ({train.tokens:,} tokens), "
+        f"{validation} validation examples"
+    )
+
+
+def _short_names(report: RunReport) -> list[str]:
+    """Names that tell the splits apart: none if there is one, mnli's without `validation_`."""
+    if len(report.splits) == 1:
+        return [""]
+    return [split.name.removeprefix("validation_") for split in report.splits]
+
+
+def _score_table(report: RunReport, mark: _Mark) -> tuple[_Header, _Rows]:
+    """BERT, head and ensemble as rows; each metric of each split and the costs as columns."""
+    header = [("", "")]
+    columns = []
+    for name, split in zip(_short_names(report), report.splits, strict=True):
+        for metric in split.bert:
+            header.append((name, metric))
+            values = [split.bert[metric], split.head[metric], split.ensemble[metric]]
+            columns.append(_marked(values, mark))
+    header += [("parameters", "trained"), ("share of", "backbone"), ("", "time")]
+
+    finetune, head = report.finetune, report.head
+    finetune_time = "reused" if finetune.reused else format_seconds(report.seconds.finetune)
+    columns += [
+        [format_count(finetune.parameters), format_count(head.parameters), "-"],
+        [
+            _share(count, head.backbone_parameters)
+            for count in (finetune.parameters, head.parameters)
+        ]
+        + ["-"],
+        [finetune_time, format_seconds(report.seconds.stream), "-"],
+    ]
+    epochs = "1 epoch" if finetune.epochs == 1 else f"{finetune.epochs:g} epochs"
+    names = [
+        f"BERT, fine-tuned {epochs}" if finetune.epochs else "BERT, not fine-tuned",
+        f"{head.kind} head",
+        f"ensemble of both ({report.ensemble})",
+    ]
+    return header, [list(row) for row in zip(names, *columns, strict=True)]
+
+
+def _epoch_table(report: RunReport) -> tuple[_Header, _Rows]:
+    """One row for each epoch of the head, the chosen one marked."""
+    header = [("", "epoch"), ("", "training loss"), ("", "validation loss")]
+    for name, split in zip(_short_names(report), report.splits, strict=True):
+        header += [(name, metric) for metric in split.head]
+    rows = []
+    for record in report.train.history:
+        chosen = record.epoch == report.train.best_epoch
+        row = [f"**{record.epoch} (chosen)**" if chosen else str(record.epoch)]
+        row += [f"{record.loss:.4f}", f"{record.validation_loss:.4f}"]
+        for split in report.splits:
+            row += [f"{record.scores[split.name][metric]:.4f}" for metric in split.head]
+        rows.append(row)
+    return header, rows
+
+
+def _facts(report: RunReport) -> list[tuple[str, str]]:
+    """What stands under the table: subject and sentence."""
+    train, stream = report.train, report.stream
+    ran = len(train.history)
+    stopped = f" ({train.planned_epochs} were planned)" if ran < train.planned_epochs else ""
+    rate = stream.tokens_extracted / max(report.seconds.stream, 1e-9)
+    on_disk = stream.spilled_bytes + stream.fallback_bytes
+    disk = f"{format_bytes(on_disk)} of hidden states written"
+    if on_disk:
+        disk += " by Ray, whose object store was full: lower stream.budget"
+    return [
+        ("head", f"epoch {train.best_epoch} of {ran}{stopped}, chosen by {train.chosen_by}"),
+        (
+            "stream",
+            f"{stream.tokens_extracted:,} tokens extracted in {stream.blocks_extracted:,} blocks "
+            f"({rate:,.0f} tokens/s, training included), "
+            f"{stream.blocks_from_cache:,} blocks from the cache",
+        ),
+        (
+            "memory",
+            f"{format_bytes(stream.peak_bytes)} of hidden states at most, "
+            f"of a budget of {format_bytes(stream.budget_bytes)}",
+        ),
+        ("disk", f"{disk}; BERTVision's dump would take {format_bytes(stream.dump_bytes_avoided)}"),
+        ("time", f"{format_seconds(report.seconds.total)} in all"),
+        *(("note", note) for note in report.notes),
+    ]
+
+
+def _marked(values: Sequence[float], mark: _Mark) -> list[str]:
+    """Scores with four digits, the best marked; what reads the same is equally good."""
+    shown = [f"{value:.4f}" for value in values]
+    best = max(shown, key=float)
+    return [mark(score) if score == best else score for score in shown]
+
+
+def _star(score: str) -> str:
+    return f"* {score}"
+
+
+def _bold(score: str) -> str:
+    return f"**{score}**"
+
+
+def _share(count: int, of: int) -> str:
+    percent = 100 * count / of
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
+def _text_grid(header: _Header, rows: _Rows) -> str:
+    """Lays out columns two spaces apart, the first to the left, the others to the right."""
+    titles = [list(line) for line in zip(*header, strict=True) if any(line)]
+    widths = [max(map(len, column)) for column in zip(*titles, *rows, strict=True)]
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+
+    def line(cells: Sequence[str]) -> str:
+        others = (f"{cell:>{width}}" for cell, width in zip(cells[1:], widths[1:], strict=True))
+        return "  ".join([cells[0].ljust(widths[0]), *others]).rstrip()
+
+    return "\n".join([*map(line, titles), rule, *map(line, rows), rule])
+
+
+def _markdown_grid(header: _Header, rows: _Rows, *, align_right: bool = True) -> str:
+    """Lays out a Markdown table, the first column to the left."""
+    titles = [" ".join(filter(None, title)) for title in header]
+    rules = ["---", *["---:" if align_right else "---"] * (len(titles) - 1)]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rules, *escaped))

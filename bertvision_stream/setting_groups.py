@@ -1,0 +1,253 @@
+"""The settings by group: every key below the top level, its type, default and meaning.
+
+`--help` is generated from these models. Nothing here reads files or imports anything heavy:
+settings are checked before torch or Ray are loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bertvision_stream.config_errors import Problem
+from bertvision_stream.setting_types import (
+    AtLeastOne,
+    Auto,
+    Bytes,
+    Columns,
+    MaxLength,
+    NotNegative,
+    NumGpus,
+    Positive,
+    PositiveBytes,
+    refuse,
+)
+
+
+def unset(meaning: str) -> dict[str, Any]:
+    """For `--help`: what a default of None stands for."""
+    return {"unset": meaning}
+
+
+class Group(BaseModel):
+    """A group of settings: immutable, without unknown keys, types taken strictly."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BackboneSettings(Group):
+    """The encoder that is fine-tuned, then frozen."""
+
+    name: str | None = Field(
+        default=None,
+        description="Hub id, local folder, or `minilm`; `backbone=NAME` is short for this key.",
+        json_schema_extra=unset("minilm for demo, else bert-base-uncased"),
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
+    dtype: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto",
+        description="Precision of the frozen forward pass; auto is bf16 where it is fast.",
+    )
+
+
+class DataSettings(Group):
+    """Where the examples come from and how much of them is used."""
+
+    path: str | None = Field(
+        default=None,
+        description="Local folder laid out like the hub's; for `custom` a csv, jsonl or parquet "
+        "file, or a folder of them.",
+        json_schema_extra=unset("the hub"),
+    )
+    train_fraction: float = Field(
+        default=1.0, gt=0, le=1, description="Share of the training examples to use."
+    )
+    max_length: MaxLength | None = Field(
+        default=None,
+        description="Limit of tokens in an example, special tokens included.",
+        json_schema_extra=unset("per task"),
+    )
+    text_columns: Columns | None = Field(
+        default=None,
+        description="For `custom`: the column, or the pair of columns, that holds the text.",
+    )
+    label_column: str | None = Field(
+        default=None, description="For `custom`: the column that holds the labels."
+    )
+
+
+class FinetuneSettings(Group):
+    """Partial fine-tuning of the backbone before it is frozen."""
+
+    epochs: NotNegative = Field(
+        default=1.0, description="May be a fraction such as 0.3; 0 uses the backbone as it is."
+    )
+    lr: Positive | None = Field(
+        default=None,
+        description="Peak learning rate.",
+        json_schema_extra=unset("per task; 1e-4 for minilm"),
+    )
+    batch_size: AtLeastOne | None = Field(
+        default=None, description="Examples in a step.", json_schema_extra=unset("per task")
+    )
+    reuse: bool = Field(
+        default=True,
+        description="Take a finished fine-tuning with the same inputs instead of a new one.",
+    )
+    num_workers: AtLeastOne = Field(
+        default=1, description="Ray Train workers that share each step."
+    )
+
+
+class ExtractSettings(Group):
+    """The actors that turn tokens into hidden states."""
+
+    num_extractors: AtLeastOne | Auto = Field(default="auto", description="Number of extractors.")
+    num_gpus: NumGpus | Auto = Field(default="auto", description="GPUs of each extractor.")
+    block_tokens: Annotated[int, Field(ge=64)] | Auto = Field(
+        default="auto",
+        description="Most tokens in a block, the unit that is extracted, sent and cached.",
+    )
+    codec: Literal["bf16", "int8", "fp32"] = Field(
+        default="bf16",
+        description="How a block's hidden states are stored; int8 halves bf16's bytes.",
+    )
+
+
+class StreamSettings(Group):
+    """Memory that hidden states may take in the object store."""
+
+    budget: PositiveBytes | Auto = Field(
+        default="auto",
+        description="Most bytes of hidden states at once: in flight, delivered and cached.",
+    )
+    cache: Bytes | Auto = Field(
+        default="auto",
+        description="Most bytes kept between epochs, part of the budget; 0 keeps none.",
+    )
+
+    @model_validator(mode="after")
+    def _cache_within_budget(self) -> StreamSettings:
+        if self.budget != "auto" and self.cache != "auto" and self.cache > self.budget:
+            wrong = (
+                "the cache is part of the budget and cannot be larger: "
+                f"{self.cache:,} > {self.budget:,} bytes"
+            )
+            advice = "Raise stream.budget or lower stream.cache."
+            refuse([Problem("stream.cache", wrong, advice, involves=("stream.budget",))])
+        return self
+
+
+class HeadSettings(Group):
+    """The small trainable module on the hidden states."""
+
+    kind: Literal["adapter_pooler", "scalar_mix", "mean_layers", "cls"] = Field(
+        default="adapter_pooler",
+        description="Architecture; the next four keys are for adapter_pooler.",
+    )
+    adapter_dim: AtLeastOne = Field(
+        default=16, description="Width that each layer is projected to."
+    )
+    share_layers: bool = Field(
+        default=True, description="One projection for all layers, or one for each."
+    )
+    skip: Literal["last", "mix", "none"] = Field(
+        default="last",
+        description="Residual added to the adapters: the last layer, a learned mix of all, none.",
+    )
+    pool: Literal["mean", "cls", "attention", "flatten"] = Field(
+        default="mean",
+        description="How tokens are pooled; flatten is BERTVision's position-wise layer.",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout before the last linear layer."
+    )
+
+    @model_validator(mode="after")
+    def _adapter_options_fit(self) -> HeadSettings:
+        if self.kind != "adapter_pooler":
+            refuse(
+                [
+                    Problem(
+                        f"head.{name}",
+                        f"only adapter_pooler has this option, and head.kind is {self.kind}",
+                        f"Leave head.{name} out, or take head.kind=adapter_pooler.",
+                        involves=("head.kind",),
+                    )
+                    for name in ("adapter_dim", "share_layers", "skip", "pool")
+                    if getattr(self, name) != HeadSettings.model_fields[name].default
+                ]
+            )
+        return self
+
+
+class TrainSettings(Group):
+    """Training of the head on streamed hidden states."""
+
+    epochs: AtLeastOne = Field(default=5, description="Passes over the training examples.")
+    lr: Positive = Field(default=1e-3, description="Peak learning rate.")
+    batch_size: AtLeastOne | None = Field(
+        default=None, description="Examples in a step.", json_schema_extra=unset("per task")
+    )
+    weight_decay: NotNegative = Field(default=0.01, description="AdamW's weight decay.")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
+    )
+    patience: AtLeastOne | None = Field(
+        default=None,
+        description="Stop after so many epochs without a better validation loss.",
+        json_schema_extra=unset("never stop early"),
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto",
+        description="Precision of the head's products; the weights are fp32 in any case.",
+    )
+    num_trainers: AtLeastOne = Field(
+        default=1, description="Actors that the heads are spread over."
+    )
+    num_gpus: NumGpus | Auto = Field(default="auto", description="GPUs of each trainer.")
+
+
+class SearchSettings(Group):
+    """Hyperparameter search with Ray Tune."""
+
+    num_trials: AtLeastOne = Field(default=20, description="Number of trials.")
+    searcher: Literal["hyperopt", "optuna", "random"] = Field(
+        default="hyperopt", description="What proposes the trials."
+    )
+    scheduler: Literal["asha", "fifo"] = Field(
+        default="asha",
+        description="Whether poor trials are stopped early (asha) or none is (fifo).",
+    )
+    max_concurrent: AtLeastOne | Auto = Field(
+        default="auto", description="Trials that run at once."
+    )
+    target: Literal["head", "backbone"] = Field(
+        default="head",
+        description="What is searched: the head, or the fine-tuning of the backbone.",
+    )
+    space: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys to search and their ranges.",
+        json_schema_extra=unset("built in"),
+    )
+
+
+class EvaluateSettings(Group):
+    """Evaluation of BERT, the head and the two together."""
+
+    ensemble: Literal["mean", "max"] = Field(
+        default="mean",
+        description="How the two are combined: mean of probabilities, or larger of the two.",
+    )
+
+
+class RaySettings(Group):
+    """The Ray cluster."""
+
+    address: str | None = Field(
+        default=None,
+        description="Cluster to join; `auto` joins a running one.",
+        json_schema_extra=unset("start a local cluster, or join the job's"),
+    )

@@ -1,0 +1,105 @@
+"""The types of single settings that pydantic has no ready type for.
+
+Each carries the words for what it allows (`"allowed"` in its JSON schema), which `--help` and the
+error report share.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from bertvision_stream.config_errors import Problem, nearest
+from bertvision_stream.tasks import TASKS
+from bertvision_stream.units import parse_bytes
+
+TASK_NAMES = (*TASKS, "custom")
+"""What `task=` accepts, besides `glue` for all of GLUE."""
+
+_LATER_TASKS = ("squad_v2",)  # Planned: delete the entry when it arrives.
+_TASKS_IN_WORDS = (
+    f"one of {', '.join(TASK_NAMES)};\n"
+    "glue for the nine tasks of GLUE; or a list such as [cola,rte]"
+)
+
+
+def refuse(problems: list[Problem]) -> None:
+    """Raises the pydantic error that carries `problems`, if there are any.
+
+    Raises:
+        PydanticCustomError: Of type `refused`, with the problems in its context.
+    """
+    if problems:
+        text = "; ".join(f"{problem.key}: {problem.wrong}" for problem in problems)
+        raise PydanticCustomError("refused", "{text}", {"text": text, "problems": problems})
+
+
+def _check_task(task: object) -> str | tuple[str, ...]:
+    names = [str(name) for name in task] if isinstance(task, list | tuple) else [str(task)]
+    here = (*TASK_NAMES, "glue")
+    unknown = [name for name in names if name not in (*here, *_LATER_TASKS)]
+    if unknown or not names:
+        wrong = f"no such task; must be {_TASKS_IN_WORDS}"
+        likely = [near for name in unknown if (near := nearest(name, (*here, *_LATER_TASKS)))]
+        advice = f"Did you mean {', '.join(likely)}?" if likely else ""
+        if isinstance(task, str) and "," in task:
+            advice = f"Write a list in brackets: 'task=[{task}]'"
+        refuse([Problem("task", wrong, advice)])
+    if later := [name for name in names if name in _LATER_TASKS]:
+        wrong = f"{', '.join(later)} comes with a later version"
+        refuse([Problem("task", wrong, f"This version has {', '.join(TASK_NAMES)}.")])
+    return tuple(names) if isinstance(task, list | tuple) else names[0]
+
+
+def _check_num_gpus(num_gpus: float) -> float:
+    if num_gpus < 0 or (num_gpus > 1 and num_gpus != int(num_gpus)):
+        raise ValueError("neither a fraction of one GPU nor a whole number of GPUs")
+    return num_gpus
+
+
+def _positive_bytes(size: int) -> int:
+    if size == 0:
+        raise ValueError("0 bytes hold nothing")
+    return size
+
+
+def _columns(columns: object) -> object:
+    if isinstance(columns, str):
+        return (columns,)
+    return tuple(columns) if isinstance(columns, list) else columns
+
+
+Auto = Literal["auto"]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+MaxLength = Annotated[int, Field(ge=8)]
+NumGpus = Annotated[
+    float,
+    AfterValidator(_check_num_gpus),
+    WithJsonSchema({"allowed": "0, a fraction of one GPU such as 0.5, a whole number of GPUs"}),
+]
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_bytes),
+    WithJsonSchema({"allowed": "0, a size such as 268435456, 256MiB or 2GB"}),
+]
+PositiveBytes = Annotated[
+    int,
+    AfterValidator(_positive_bytes),
+    BeforeValidator(parse_bytes),
+    WithJsonSchema({"allowed": "a size such as 268435456, 256MiB or 2GB"}),
+]
+Columns = Annotated[
+    tuple[str, ...],
+    Field(min_length=1, max_length=2),
+    BeforeValidator(_columns),
+    WithJsonSchema({"allowed": "one or two column names such as [title,text]"}),
+]
+TaskChoice = Annotated[
+    str | tuple[str, ...],
+    BeforeValidator(_check_task),
+    WithJsonSchema({"allowed": _TASKS_IN_WORDS}),
+]

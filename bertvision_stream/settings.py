@@ -1,0 +1,188 @@
+"""The settings of a run, and the settings of one task of it.
+
+Defaults of None that depend on the task are filled in by `Settings.for_task`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from bertvision_stream.config_errors import Problem
+from bertvision_stream.setting_groups import (
+    BackboneSettings,
+    DataSettings,
+    EvaluateSettings,
+    ExtractSettings,
+    FinetuneSettings,
+    Group,
+    HeadSettings,
+    RaySettings,
+    SearchSettings,
+    StreamSettings,
+    TrainSettings,
+    unset,
+)
+from bertvision_stream.setting_types import (
+    AtLeastOne,
+    MaxLength,
+    Positive,
+    TaskChoice,
+    refuse,
+)
+from bertvision_stream.tasks import GLUE_TASKS, TASKS, Task
+
+_LATER_MODES = ("search", "predict", "plan")  # Planned: delete an entry when it arrives.
+_MINILM_LR = 1e-4  # Fine-tuning rate for a small model; the tasks' own rates are for BERT.
+# Here for its recommended hyperparameters; what else `custom` is, its data tell.
+_CUSTOM = Task(name="custom", kind="classification", text_columns=(), metrics=())
+_CUSTOM_NEEDS = {
+    "path": "a csv, jsonl or parquet file, or a folder of them: data.path=reviews.csv",
+    "text_columns": "the column of the texts, or a pair of them: data.text_columns=title",
+    "label_column": "the column of the labels: data.label_column=stars",
+}
+
+
+class Settings(Group):
+    """What to run."""
+
+    task: TaskChoice = Field(description="What to learn.")
+    mode: Literal["train", "search", "finetune", "predict", "plan"] = Field(
+        default="train",
+        description="train fits a head; finetune stops after the backbone's fine-tuning; "
+        f"{', '.join(_LATER_MODES)} come with a later version.",
+    )
+    seed: int = Field(default=42, ge=0, le=2**32 - 1, description="Seed of everything random.")
+    output_dir: str = Field(
+        default="outputs", description="Folder of results: output_dir/TASK/RUN_NAME/ for each task."
+    )
+    run_name: str | None = Field(
+        default=None,
+        pattern=r"^\w[\w.-]*$",
+        description="Name of the folder of this run.",
+        json_schema_extra=unset("made up")
+        | {"allowed": "a folder name of letters, digits, dots, dashes and underscores"},
+    )
+    resume: bool = Field(
+        default=False, description="Go on with an interrupted run; comes with a later version."
+    )
+    backbone: BackboneSettings = BackboneSettings()
+    data: DataSettings = DataSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    extract: ExtractSettings = ExtractSettings()
+    stream: StreamSettings = StreamSettings()
+    head: HeadSettings = HeadSettings()
+    train: TrainSettings = TrainSettings()
+    search: SearchSettings = SearchSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    ray: RaySettings = RaySettings()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks to run, `glue` and lists expanded, in order, none twice."""
+        names = (self.task,) if isinstance(self.task, str) else self.task
+        expanded = [task for name in names for task in (GLUE_TASKS if name == "glue" else (name,))]
+        return tuple(dict.fromkeys(expanded))
+
+    def for_task(self, name: str) -> TaskSettings:
+        """Returns a copy for one task, every default that depends on the task filled in.
+
+        Raises:
+            ValueError: If `name` is not one of `tasks`.
+        """
+        if name not in self.tasks:
+            raise ValueError(f"{name} is not among the tasks of this run: {', '.join(self.tasks)}")
+        task = TASKS.get(name, _CUSTOM)
+        backbone = self.backbone.name or ("minilm" if name == "demo" else "bert-base-uncased")
+        defaults: dict[str, dict[str, Any]] = {
+            "backbone": {"name": backbone},
+            "data": {"max_length": task.max_length},
+            "finetune": {
+                "lr": _MINILM_LR if backbone == "minilm" else task.finetune_lr,
+                "batch_size": task.batch_size,
+            },
+            "train": {"batch_size": task.batch_size},
+        }
+        values = self.model_dump() | {"task": name}
+        for group, group_defaults in defaults.items():
+            for key, default in group_defaults.items():
+                if values[group][key] is None:
+                    values[group][key] = default
+        if name == "demo":
+            values["data"]["path"] = None  # It was for the other tasks of a list.
+        return TaskSettings.model_validate(values)
+
+    @model_validator(mode="after")
+    def _combination_fits(self) -> Settings:
+        refuse([*self._not_here_yet(), *self._data_misfits(), *self._idle_trainers()])
+        return self
+
+    def _not_here_yet(self) -> Iterator[Problem]:
+        if self.mode in _LATER_MODES:
+            wrong = f"mode={self.mode} comes with a later version"
+            yield Problem("mode", wrong, "This version has mode=train and mode=finetune.")
+        if self.resume:
+            yield Problem("resume", "resuming comes with a later version", "Leave resume out.")
+
+    def _data_misfits(self) -> Iterator[Problem]:
+        if "custom" in self.tasks and len(self.tasks) > 1:
+            wrong = "custom cannot share a run with other tasks, for the data keys are those of one"
+            yield Problem("task", wrong, "Run task=custom by itself.")
+        elif "custom" in self.tasks:
+            for name, need in _CUSTOM_NEEDS.items():
+                if getattr(self.data, name) is None:
+                    wrong = "not given, but task=custom needs it"
+                    yield Problem(f"data.{name}", wrong, f"Name {need}", involves=("task",))
+        else:
+            for name in ("text_columns", "label_column"):
+                if getattr(self.data, name) is not None:
+                    wrong = "only for task=custom: the columns of other tasks are fixed"
+                    advice = f"Leave data.{name} out."
+                    yield Problem(f"data.{name}", wrong, advice, involves=("task",))
+            if self.tasks == ("demo",) and self.data.path is not None:
+                wrong = "the demo task is generated and reads no data"
+                advice = "Leave data.path out, or take task=custom for data of your own."
+                yield Problem("data.path", wrong, advice, involves=("task",))
+
+    def _idle_trainers(self) -> Iterator[Problem]:
+        if self.mode == "train" and self.train.num_trainers > 1:
+            wrong = "mode=train fits one head, and one head is held by one trainer"
+            advice = "Leave train.num_trainers out."
+            yield Problem("train.num_trainers", wrong, advice, involves=("mode",))
+
+
+class ResolvedBackbone(BackboneSettings):
+    """`BackboneSettings` of one task."""
+
+    name: str
+
+
+class ResolvedData(DataSettings):
+    """`DataSettings` of one task."""
+
+    max_length: MaxLength
+
+
+class ResolvedFinetune(FinetuneSettings):
+    """`FinetuneSettings` of one task."""
+
+    lr: Positive
+    batch_size: AtLeastOne
+
+
+class ResolvedTrain(TrainSettings):
+    """`TrainSettings` of one task."""
+
+    batch_size: AtLeastOne
+
+
+class TaskSettings(Settings):
+    """What to run for one task, with nothing left to fill in."""
+
+    task: str
+    backbone: ResolvedBackbone
+    data: ResolvedData
+    finetune: ResolvedFinetune
+    train: ResolvedTrain

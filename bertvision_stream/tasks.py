@@ -1,0 +1,174 @@
+"""The tasks: columns, label names, splits, metrics and recommended hyperparameters.
+
+Imports only the standard library, so that settings can be checked before anything heavy loads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+TaskKind = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a task reads, predicts and is judged by.
+
+    Attributes:
+        name: The value of `task=`.
+        kind: `classification` (one of `label_names`) or `regression` (one number).
+        text_columns: The column, or the pair of columns, that holds the text.
+        label_column: The column of labels.
+        label_names: The name of class `i` at position `i`; empty for regression.
+        metrics: Names of the metrics; the first is the headline.
+        train_split: Name of the training split.
+        validation_splits: Names of the splits with labels to evaluate on.
+        hub_repo: Dataset repository on the Hugging Face hub, if there is one.
+        hub_config: Configuration inside `hub_repo`, and the task's folder in it.
+        finetune_lr: Recommended learning rate to fine-tune BERT-base or -large with.
+        batch_size: Recommended number of examples in a batch.
+        max_length: Recommended limit of tokens in an example, special tokens included.
+    """
+
+    name: str
+    kind: TaskKind
+    text_columns: tuple[str, ...]
+    label_column: str = "label"
+    label_names: tuple[str, ...] = ()
+    metrics: tuple[str, ...]
+    train_split: str = "train"
+    validation_splits: tuple[str, ...] = ("validation",)
+    hub_repo: str | None = None
+    hub_config: str | None = None
+    finetune_lr: float = 2e-5
+    batch_size: int = 32
+    max_length: int = 128
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the logits: the number of classes, or 1 for regression."""
+        return len(self.label_names) if self.kind == "classification" else 1
+
+
+def _glue(
+    name: str,
+    *,
+    text_columns: tuple[str, ...],
+    label_names: tuple[str, ...],
+    metrics: tuple[str, ...],
+    validation_splits: tuple[str, ...] = ("validation",),
+    finetune_lr: float,
+    batch_size: int,
+    max_length: int = 128,
+) -> Task:
+    return Task(
+        name=name,
+        kind="classification" if label_names else "regression",
+        text_columns=text_columns,
+        label_names=label_names,
+        metrics=metrics,
+        validation_splits=validation_splits,
+        hub_repo="nyu-mll/glue",
+        hub_config=name,
+        finetune_lr=finetune_lr,
+        batch_size=batch_size,
+        max_length=max_length,
+    )
+
+
+# Label names and their order are those of nyu-mll/glue; hyperparameters those of BERTVision.
+_GLUE = (
+    _glue(
+        "cola",
+        text_columns=("sentence",),
+        label_names=("unacceptable", "acceptable"),
+        metrics=("matthews",),
+        finetune_lr=2e-5,
+        batch_size=16,
+    ),
+    _glue(
+        "sst2",
+        text_columns=("sentence",),
+        label_names=("negative", "positive"),
+        metrics=("accuracy",),
+        finetune_lr=2e-5,
+        batch_size=32,
+    ),
+    _glue(
+        "mrpc",
+        text_columns=("sentence1", "sentence2"),
+        label_names=("not_equivalent", "equivalent"),
+        metrics=("accuracy", "f1"),
+        finetune_lr=2e-5,
+        batch_size=32,
+    ),
+    _glue(
+        "stsb",
+        text_columns=("sentence1", "sentence2"),
+        label_names=(),
+        metrics=("pearson", "spearman"),
+        finetune_lr=2e-5,
+        batch_size=16,
+    ),
+    _glue(
+        "qqp",
+        text_columns=("question1", "question2"),
+        label_names=("not_duplicate", "duplicate"),
+        metrics=("accuracy", "f1"),
+        finetune_lr=1e-5,
+        batch_size=32,
+    ),
+    _glue(
+        "mnli",
+        text_columns=("premise", "hypothesis"),
+        label_names=("entailment", "neutral", "contradiction"),
+        metrics=("accuracy",),
+        validation_splits=("validation_matched", "validation_mismatched"),
+        finetune_lr=1e-5,
+        batch_size=32,
+    ),
+    _glue(
+        "qnli",
+        text_columns=("question", "sentence"),
+        label_names=("entailment", "not_entailment"),
+        metrics=("accuracy",),
+        finetune_lr=1e-5,
+        batch_size=32,
+    ),
+    _glue(
+        "rte",
+        text_columns=("sentence1", "sentence2"),
+        label_names=("entailment", "not_entailment"),
+        metrics=("accuracy",),
+        finetune_lr=2e-5,
+        batch_size=16,
+        max_length=250,
+    ),
+    _glue(
+        "wnli",
+        text_columns=("sentence1", "sentence2"),
+        label_names=("not_entailment", "entailment"),
+        metrics=("accuracy",),
+        finetune_lr=2e-5,
+        batch_size=16,
+        max_length=250,
+    ),
+)
+
+_DEMO = Task(
+    name="demo",
+    kind="classification",
+    text_columns=("sentence",),
+    label_names=("unacceptable", "acceptable"),
+    metrics=("accuracy", "matthews"),
+    finetune_lr=2e-5,
+    batch_size=32,
+    max_length=64,
+)
+
+GLUE_TASKS: tuple[str, ...] = tuple(task.name for task in _GLUE)
+"""The nine tasks that `task=glue` stands for, in GLUE's order."""
+
+TASKS: dict[str, Task] = {task.name: task for task in (_DEMO, *_GLUE)}
+"""Every task that is known before any data are read (`custom` is made from its data)."""

@@ -1,0 +1,49 @@
+"""The window: bytes and blocks that may be in flight at once."""
+
+import asyncio
+from collections import deque
+
+
+class ByteWindow:
+    """Admits blocks in the order in which they ask, as long as their bytes and number fit.
+
+    A block larger than the whole window would wait for ever; the budget rules that out beforehand
+    (`budget.plan_budget`), and `acquire` refuses it.
+
+    Args:
+        max_bytes: Most bytes admitted at once.
+        max_blocks: Most blocks admitted at once.
+    """
+
+    def __init__(self, max_bytes: int, max_blocks: int):
+        self.max_bytes = max_bytes
+        self.max_blocks = max_blocks
+        self.bytes = 0
+        self.blocks = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def acquire(self, num_bytes: int) -> None:
+        """Wait until a block of `num_bytes` fits; first come, first served."""
+        if num_bytes > self.max_bytes:
+            raise ValueError(f"a block of {num_bytes} bytes, but the window has {self.max_bytes}")
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting.append((num_bytes, admitted))
+        self._admit()
+        await admitted
+
+    def release(self, num_bytes: int) -> None:
+        """Give back what one block held."""
+        self.bytes -= num_bytes
+        self.blocks -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            num_bytes, admitted = self._waiting[0]
+            if self.bytes + num_bytes > self.max_bytes or self.blocks >= self.max_blocks:
+                return
+            self._waiting.popleft()
+            if not admitted.cancelled():
+                self.bytes += num_bytes
+                self.blocks += 1
+                admitted.set_result(None)

@@ -1,0 +1,1 @@
+"""Search with Ray Tune (comes with a later version)."""
