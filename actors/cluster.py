@@ -11,7 +11,18 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 from bertvision_stream.errors import ConfigError
 from bertvision_stream.settings import TaskSettings
 
-# Shares of a GPU where extractors and trainers are left to `auto`: each extractor leaves room beside it.
+# Read by Ray when it starts.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+    # Ray Train's controller looks at its workers this often, and learns this late that they are
+    # done.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Its watcher for cloud instances about to be taken away; all that it does here is to warn.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+# Shares of a GPU where extractors and trainers are left to `auto`: each extractor leaves room
+# beside it.
 EXTRACTOR_GPU_SHARE = 0.8
 TRAINERS_GPU_SHARE = 0.2
 
@@ -30,18 +41,19 @@ def connect(address: str | None) -> bool:
     """Join the cluster at `address`, or the job's, or start one on this machine.
 
     Args:
-        address: `ray.address`. None joins the cluster of the job that we are (`RAY_ADDRESS`), or else
+        address: `ray.address`. None joins the cluster of the job that we are (`RAY_ADDRESS`),
+            or else
             starts a local cluster.
 
     Returns:
         Whether the cluster is ours.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
-    options = {"logging_level": logging.ERROR, "configure_logging": True}
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init(address=address, **options)
+            ray.init(address=address, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise ConfigError(
                 f"ray.address={address}: there is no Ray cluster to join ({error}). Start one with "
@@ -57,7 +69,7 @@ def connect(address: str | None) -> bool:
             "local_fs_capacity_threshold": 0.0,
             "free_objects_period_milliseconds": 50,
         },
-        **options,
+        logging_level=logging.ERROR,
     )
     return True
 
@@ -90,9 +102,10 @@ def store_stats() -> StoreStats:
 
 @dataclass(frozen=True)
 class Placement:
-    """Who gets what: numbers of actors, and of each its CPUs and GPUs as Ray counts them, its threads.
+    """Who gets what: how many actors; the CPUs and GPUs, as Ray counts them, and threads of each.
 
-    A trainer reserves no CPU: on a CPU it shares the extractors' cores, for a fraction of their time.
+    A trainer reserves no CPU: on a CPU it shares the extractors' cores, for a fraction of their
+    time.
     """
 
     num_extractors: int
@@ -106,9 +119,10 @@ class Placement:
 def place(cluster: ClusterResources, settings: TaskSettings) -> Placement:
     """Assign CPUs, GPUs and threads to extractors and trainers.
 
-    Without a GPU an extractor gets one thread and there are as many as cores: two of one thread beat
-    one of two by a quarter, and a thread more than there are cores makes all of them slower. With GPUs
-    there is one extractor for each GPU, and trainers take the share that extractors leave.
+    Without a GPU an extractor gets one thread and there are as many as cores: two of one thread
+    beat one of two by a quarter, and a thread more than there are cores makes all of them slower.
+    With GPUs there is one extractor for each GPU, and trainers take the share that extractors
+    leave.
 
     Raises:
         ConfigError: More GPUs are asked for than there are.

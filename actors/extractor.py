@@ -1,55 +1,84 @@
 """The actor that hosts a frozen backbone."""
 
 import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
+from ray.actor import ActorHandle
 
 from actors.records import DeviceInfo, Receipt
-from bertvision_stream.backbone import Backbone, BackboneWeights, pick_dtype
 from bertvision_stream.blocks import BlockKey
-from bertvision_stream.codecs import Codec, EncodedBlock
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.extract import BlockExtractor
+
+if TYPE_CHECKING:
+    from bertvision_stream.codecs import Codec
 
 
-@ray.remote
 class FeatureExtractor:
-    """Makes blocks on demand. Holds no state that matters: any extractor can make any block.
+    """Makes blocks on demand. Holds no state that matters: any extractor can make any block."""
 
-    Args:
-        weights: The fine-tuned classifier, from the object store.
-        corpus: Tokens and blocks, likewise.
-        codec: How hidden states are stored.
-        dtype: `backbone.dtype`.
-        num_threads: CPU threads of the forward pass.
-    """
+    def __init__(self, spec: "ExtractorSpec"):
+        # Imported here and not above: the feature stream starts extractors and needs no torch.
+        import torch
 
-    def __init__(
-        self,
-        weights: BackboneWeights,
-        corpus: Corpus,
-        *,
-        codec: Codec,
-        dtype: str,
-        num_threads: int,
-    ):
+        from bertvision_stream.backbone import Backbone, pick_dtype
+        from bertvision_stream.extract import BlockExtractor
+
         # Left to its default, torch takes a thread for every core, in every extractor.
-        torch.set_num_threads(num_threads)
+        torch.set_num_threads(spec.num_threads)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        backbone = Backbone(weights.build(), device=device, dtype=pick_dtype(dtype, device))
-        self._extractor = BlockExtractor(backbone, corpus, codec)
+        dtype = pick_dtype(spec.dtype, device)
+        self._info = DeviceInfo(device.type, "bf16" if dtype == torch.bfloat16 else "fp32")
+        backbone = Backbone(ray.get(spec.weights).build(), device=device, dtype=dtype)
+        self._extractor = BlockExtractor(backbone, ray.get(spec.corpus), spec.codec)
 
     def info(self) -> DeviceInfo:
         """Answers once the backbone is loaded."""
-        backbone = self._extractor.backbone
-        return DeviceInfo(
-            backbone.device.type, "bf16" if backbone.dtype == torch.bfloat16 else "fp32"
-        )
+        return self._info
 
     @ray.method(num_returns=2)
-    def extract(self, key: BlockKey) -> tuple[EncodedBlock, Receipt]:
-        """One block, and a receipt that its caller can look at without fetching the block."""
+    def extract(self, key: BlockKey):  # type: ignore[no-untyped-def]  # Ray splits the tuple
+        """An `EncodedBlock`, and a `Receipt` that tells of it without fetching it."""
         start = time.perf_counter()
         encoded = self._extractor.extract(key)
         return encoded, Receipt(time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class ExtractorSpec:
+    """How to start an extractor, the first ones and those that take the place of lost ones.
+
+    Attributes:
+        run: Begins the actors' names.
+        weights: Ref of the `BackboneWeights`.
+        corpus: Ref of the `Corpus`.
+        codec: How hidden states are stored.
+        dtype: `backbone.dtype`.
+        num_cpus: CPUs as Ray counts them.
+        num_gpus: GPUs, a fraction allowed.
+        num_threads: CPU threads of the forward pass.
+    """
+
+    run: str
+    weights: ray.ObjectRef
+    corpus: ray.ObjectRef
+    codec: "Codec"
+    dtype: str
+    num_cpus: float
+    num_gpus: float
+    num_threads: int
+
+    def start(self, index: int) -> ActorHandle:
+        """Start extractor number `index`; it answers once it is ready."""
+        extractor: Any = (
+            ray.remote(FeatureExtractor)
+            .options(
+                name=f"{self.run}-extractor-{index}",
+                num_cpus=self.num_cpus,
+                num_gpus=self.num_gpus,
+                # On a GPU one call computes while the other copies its block to the host.
+                max_concurrency=2 if self.num_gpus else 1,
+            )
+            .remote(self)
+        )
+        return extractor

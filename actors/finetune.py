@@ -1,12 +1,10 @@
 """Partial fine-tuning under Ray Train."""
 
-import logging
-import os
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -14,8 +12,9 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.experimental import tqdm_ray
-from ray.train import RunConfig, ScalingConfig
+from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import LoggingConfig, RunConfig
 
 from bertvision_stream.backbone import Backbone, BackboneWeights, pick_dtype
 from bertvision_stream.corpus import Corpus
@@ -46,17 +45,16 @@ def run_finetune(
 ) -> FinetuneResult:
     """Fine-tune on `num_workers` workers and evaluate at the end.
 
-    Weights travel through the object store in both directions: no storage has to be shared by nodes.
+    Weights travel through the object store in both directions: no storage has to be shared by
+    nodes.
 
     Raises:
         StreamError: Training failed; with its cause.
     """
     start = time.perf_counter()
-    # The controller looks at its workers this often, and so learns this late that they are done.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="bertvision-train-") as storage:
-        trainer = TorchTrainer(
+        # mypy sees the classes of Ray Train's first version under these names.
+        trainer = cast(Any, TorchTrainer)(
             _worker,
             train_loop_config={
                 "weights": ray.put(weights),
@@ -73,7 +71,7 @@ def run_finetune(
             run_config=RunConfig(
                 name="finetune",
                 storage_path=storage,
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+                logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
         try:

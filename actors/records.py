@@ -16,7 +16,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Comes with a block and is small: says that the block is made, or carries the error instead."""
+    """Comes with a block, and is small: the block is made. Fetching it raises where it is not."""
 
     seconds: float
 

@@ -4,13 +4,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.cluster import ClusterResources, Placement, StoreStats, store_stats
-from actors.extractor import FeatureExtractor
+from actors.extractor import ExtractorSpec
 from actors.records import DeviceInfo
 from actors.stream import FeatureStream
 from actors.trainer import HeadTrainer
@@ -114,41 +115,35 @@ def run_stream(
     """
     start = time.perf_counter()
     disk_before = store_stats()
-    weights_ref, corpus_ref = ray.put(weights), ray.put(corpus)
-    on_gpu = placement.extractor_gpus > 0
-    run = f"{task.name}-{uuid.uuid4().hex[:6]}"  # names are unique in a job
-    extractors = [
-        FeatureExtractor.options(
-            name=f"{run}-extractor-{i}",
-            num_cpus=placement.extractor_cpus,
-            num_gpus=placement.extractor_gpus,
-            max_restarts=-1,
-            # On a GPU one call computes while the other copies its block to the host.
-            max_concurrency=2 if on_gpu else 1,
-        ).remote(
-            weights_ref,
-            corpus_ref,
-            codec=settings.extract.codec,
-            dtype=settings.backbone.dtype,
-            num_threads=placement.extractor_threads,
-        )
-        for i in range(placement.num_extractors)
-    ]
-    trainer = HeadTrainer.options(
-        name=f"{run}-head-trainer", num_cpus=0, num_gpus=placement.trainer_gpus
-    ).remote(corpus_ref, task, heads, shape, num_threads=placement.trainer_threads)
-    stream = FeatureStream.options(name=f"{run}-feature-stream", num_cpus=0).remote(
-        plan, extractors, [trainer], show_progress=show_progress
+    run = f"{task.name}-{uuid.uuid4().hex[:6]}"  # names of actors are unique in a job
+    corpus_ref = ray.put(corpus)
+    spec = ExtractorSpec(
+        run=run,
+        weights=ray.put(weights),
+        corpus=corpus_ref,
+        codec=settings.extract.codec,
+        dtype=settings.backbone.dtype,
+        num_cpus=placement.extractor_cpus,
+        num_gpus=placement.extractor_gpus,
+        num_threads=placement.extractor_threads,
     )
-    actors = [stream, trainer, *extractors]
+    trainer: Any = (
+        ray.remote(HeadTrainer)
+        .options(name=f"{run}-head-trainer", num_cpus=0, num_gpus=placement.trainer_gpus)
+        .remote(corpus_ref, task, heads, shape, num_threads=placement.trainer_threads)
+    )
+    stream: Any = (
+        ray.remote(FeatureStream)
+        .options(name=f"{run}-feature-stream", num_cpus=0)
+        .remote(plan, spec, placement.num_extractors, [trainer], show_progress=show_progress)
+    )
     try:
-        extractor_info, trainer_info, *_ = ray.get(
-            [a.info.remote() for a in (extractors[0], trainer, *extractors[1:])]
-        )
+        extractor_info, trainer_info = ray.get([stream.start.remote(), trainer.info.remote()])
         ready = time.perf_counter()
         say(
             f"streaming: {placement.num_extractors} extractors on {extractor_info.device} in "
-            f"{extractor_info.dtype}, a head trainer on {trainer_info.device} in {trainer_info.dtype}"
+            f"{extractor_info.dtype}, a head trainer on {trainer_info.device} in "
+            f"{trainer_info.dtype}"
         )
         ray.get(stream.run.remote())
         seconds = time.perf_counter() - ready
@@ -161,8 +156,8 @@ def run_stream(
     except RayActorError as error:
         raise StreamError(f"an actor was lost: {error}") from error
     finally:
-        for actor in actors:
-            ray.kill(actor)
+        ray.kill(stream)  # extractors are its own and end with it
+        ray.kill(trainer)
     disk = store_stats()
     return StreamOutcome(
         heads=results,

@@ -1,4 +1,4 @@
-"""The feature stream: the actor that turns epoch plans into blocks delivered to the head trainers."""
+"""The feature stream: the actor that turns epoch plans into blocks delivered to trainers."""
 
 import asyncio
 import time
@@ -6,10 +6,11 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.experimental import tqdm_ray
 
-from actors.records import Ack, EpochEnd, Receipt
+from actors.extractor import ExtractorSpec
+from actors.records import Ack, DeviceInfo, EpochEnd, Receipt
 from bertvision_stream.blocks import BlockKey
 from bertvision_stream.errors import StreamError
 from bertvision_stream.plan import StreamPlan, StreamStats
@@ -20,43 +21,82 @@ MAX_ATTEMPTS = 3
 # An extractor works on one block while the next one waits at its door.
 CALLS_PER_EXTRACTOR = 2
 
-# How often an extractor that is being restarted is asked whether it is there.
-RESTART_POLL_SECONDS = 0.2
 
-
-@ray.remote
 class FeatureStream:
     """Pushes blocks to trainers within a byte budget. Holds refs and counts, no tensor.
 
     A producer walks through the plan, over the borders of epochs. For each block it waits until the
     window has room, then has it made by an idle extractor, or takes it from the cache. A consumer
     follows in the same order: once a block is made, every trainer is told to consume it, and the
-    stream's own ref is dropped. A block's bytes count from before it is made until all trainers have
-    acknowledged it. This actor, as the caller, owns the blocks: they survive their extractor.
+    stream's own ref is dropped. A block's bytes count from before it is made until all trainers
+    have acknowledged it. This actor, as the caller, owns the blocks: they survive their extractor.
 
     Args:
         plan: What to deliver.
-        extractors: Who makes blocks.
-        trainers: Who consumes them; all get every block, in the same order.
+        spec: How to start extractors, who make blocks.
+        num_extractors: How many to start with.
+        trainers: Who consumes blocks; all get every block, in the same order.
         show_progress: Whether to draw a bar on the driver's console.
     """
 
     def __init__(
         self,
         plan: StreamPlan,
-        extractors: list[ActorHandle],
+        spec: ExtractorSpec,
+        num_extractors: int,
         trainers: list[ActorHandle],
         *,
         show_progress: bool,
     ):
         self._plan = plan
-        self._extractors = extractors
+        self._spec = spec
+        self._num_extractors = num_extractors
         self._trainers = trainers
+        self._show_progress = show_progress
         self._stats = StreamStats()
         self._pinned: dict[BlockKey, ray.ObjectRef] = {}
+        self._window = ByteWindow(plan.budget.window_bytes, plan.max_blocks)
+        self._num_started = 0
         self._lost: set[ActorHandle] = set()
-        self._returning: set[asyncio.Task[None]] = set()  # asyncio itself keeps tasks only weakly
-        self._show_progress = show_progress
+        # An idle extractor stands here once for each call that it may be given; an error, for all.
+        self._idle: asyncio.Queue[ActorHandle | StreamError] = asyncio.Queue()
+        self._made: asyncio.Queue[asyncio.Task[ray.ObjectRef]] = asyncio.Queue()
+        self._background: set[asyncio.Task[None]] = set()  # asyncio itself keeps tasks only weakly
+
+    async def start(self) -> DeviceInfo:
+        """Start the extractors.
+
+        Returns:
+            What the first one runs on, once all are ready.
+
+        Raises:
+            StreamError: One of them could not be started.
+        """
+        infos = await asyncio.gather(*(self.add_extractor() for _ in range(self._num_extractors)))
+        return infos[0]
+
+    async def add_extractor(self) -> DeviceInfo:
+        """Start one more extractor; blocks are given to it from the moment when it is ready.
+
+        Raises:
+            StreamError: It could not be started, in bounded attempts.
+        """
+        causes: list[str] = []
+        while len(causes) < MAX_ATTEMPTS:
+            extractor = self._spec.start(self._num_started)
+            self._num_started += 1
+            try:
+                info: DeviceInfo = await extractor.info.remote()
+            except RayError as error:
+                causes.append(_cause(error))
+                continue
+            for _ in range(CALLS_PER_EXTRACTOR):
+                self._idle.put_nowait(extractor)
+            return info
+        raise StreamError(
+            f"an extractor could not be started in {MAX_ATTEMPTS} attempts; the causes, in order: "
+            + " | ".join(causes)
+        )
 
     async def run(self) -> list[list[EpochEnd]]:
         """Run all epochs; returns what each trainer reported at the end of each.
@@ -64,12 +104,6 @@ class FeatureStream:
         Raises:
             StreamError: A block could not be made, or a trainer failed.
         """
-        self._window = ByteWindow(self._plan.budget.window_bytes, self._plan.max_blocks)
-        self._idle: asyncio.Queue[ActorHandle | StreamError] = asyncio.Queue()
-        for _ in range(CALLS_PER_EXTRACTOR):
-            for extractor in self._extractors:
-                self._idle.put_nowait(extractor)
-        self._made: asyncio.Queue[asyncio.Task[ray.ObjectRef]] = asyncio.Queue()
         producer = asyncio.create_task(self._produce())
         try:
             return await self._deliver_all()
@@ -140,14 +174,16 @@ class FeatureStream:
         while len(causes) < MAX_ATTEMPTS:
             extractor = await self._idle_extractor()
             # Nothing is fetched here: the receipt is small, and stands for its block.
-            block, receipt_ref = extractor.extract.remote(key)  # type: ignore[attr-defined]
+            block: ray.ObjectRef
+            receipt_ref: ray.ObjectRef
+            block, receipt_ref = extractor.extract.remote(key)
             try:
                 receipt: Receipt = await receipt_ref
             except RayError as error:
                 causes.append(_cause(error))
                 self._stats.blocks_failed += 1
                 del block, receipt_ref
-                self._returning.add(asyncio.create_task(self._return_when_alive(extractor)))
+                self._after_failure(extractor, error)
                 continue
             self._idle.put_nowait(extractor)
             self._stats.blocks_extracted += 1
@@ -166,25 +202,23 @@ class FeatureStream:
         if isinstance(extractor, StreamError):
             self._idle.put_nowait(extractor)  # whoever waits next is to know as well
             raise extractor
+        if extractor in self._lost:
+            return await self._idle_extractor()
         return extractor
 
-    async def _return_when_alive(self, extractor: ActorHandle) -> None:
-        """Back among the idle once it answers; Ray restarts an extractor whose process has died."""
-        while True:
-            try:
-                await extractor.info.remote()  # type: ignore[attr-defined]
-            except ActorUnavailableError:
-                await asyncio.sleep(RESTART_POLL_SECONDS)
-            except RayError as error:
-                self._lost.add(extractor)
-                if len(self._lost) == len(self._extractors):
-                    self._idle.put_nowait(
-                        StreamError(f"the last extractor is lost: {_cause(error)}")
-                    )
-                return
-            else:
-                self._idle.put_nowait(extractor)
-                return
+    def _after_failure(self, extractor: ActorHandle, error: RayError) -> None:
+        """An extractor that raised goes on; one that died is replaced, once."""
+        if isinstance(error, RayTaskError):
+            self._idle.put_nowait(extractor)
+        elif extractor not in self._lost:
+            self._lost.add(extractor)
+            self._background.add(asyncio.create_task(self._replace()))
+
+    async def _replace(self) -> None:
+        try:
+            await self.add_extractor()
+        except StreamError as error:
+            self._idle.put_nowait(error)
 
 
 class _Progress:

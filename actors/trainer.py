@@ -18,7 +18,6 @@ from bertvision_stream.tasks import Task
 from bertvision_stream.training import make_training
 
 
-@ray.remote
 class HeadTrainer:
     """Trains heads on blocks, in the order in which they are delivered.
 

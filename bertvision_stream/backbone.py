@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -24,13 +25,14 @@ from bertvision_stream.blocks import micro_batches
 from bertvision_stream.errors import BackboneError
 from bertvision_stream.hub import hub_reachable
 
-# Padded tokens of one forward pass. A CPU is fastest while activations stay in its caches; a GPU wants more.
+# Padded tokens of one forward pass. A CPU is fastest while activations stay in its caches; a GPU
+# wants more.
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a located backbone."""
-    with _quiet(), _explained(source):
+    with quiet(), _explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, **_hub_options(source, revision))
     if not tokenizer.is_fast:
         raise BackboneError(f"backbone={source} has no fast tokenizer (tokenizer.json)")
@@ -43,12 +45,12 @@ def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
     Raises:
         BackboneError: It cannot be read, or is not that of an encoder of the BERT family.
     """
-    with _quiet(), _explained(source):
+    with quiet(), _explained(source):
         config = AutoConfig.from_pretrained(source, **_hub_options(source, revision))
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
         raise BackboneError(
-            f"backbone={source} is a `{config.model_type}` model, not an encoder of the BERT family "
-            f"(bert, roberta, distilbert, electra, ...)"
+            f"backbone={source} is a `{config.model_type}` model, not an encoder of the BERT "
+            f"family (bert, roberta, distilbert, electra, ...)"
         )
     return config
 
@@ -77,7 +79,7 @@ def load_classifier(
     labels: dict[str, Any] = {"id2label": dict(enumerate(label_names))} if label_names else {}
     if label_names:
         labels["label2id"] = {label: i for i, label in enumerate(label_names)}
-    with _quiet(), _explained(source), torch.random.fork_rng(devices=[]):
+    with quiet(), _explained(source), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             source,
@@ -94,8 +96,8 @@ def load_classifier(
     lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     if encoder := sorted(k for k in lacking if k.startswith(base) and ".pooler." not in k):
         raise BackboneError(
-            f"backbone={source}: the weights do not fit its configuration; {len(encoder)} of the encoder's "
-            f"are missing or of another shape, first {encoder[0]}"
+            f"backbone={source}: the weights do not fit its configuration; {len(encoder)} of the "
+            f"encoder's are missing or of another shape, first {encoder[0]}"
         )
     return model, not lacking
 
@@ -119,8 +121,8 @@ def _explained(source: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No loading report and no weight-loading bar: a new classification layer is what we expect."""
+def quiet() -> Iterator[None]:
+    """No loading report and no bars: that a classification layer is new is what we expect."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
@@ -135,7 +137,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BackboneWeights:
-    """A classifier as plain arrays: travels through the object store, one copy a node, no shared disk.
+    """A classifier as plain arrays, which travel through the object store: no disk is shared.
 
     Attributes:
         config: The transformers configuration as a dictionary, with `model_type`.
@@ -161,7 +163,7 @@ class BackboneWeights:
 
 
 def pick_dtype(setting: str, device: torch.device) -> torch.dtype:
-    """The dtype of the forward pass: `auto` is bf16 where the device computes it fast, else fp32."""
+    """The dtype of the forward pass: `auto` is bf16 where it is fast, else fp32."""
     if setting != "auto":
         return {"bf16": torch.bfloat16, "fp32": torch.float32}[setting]
     if device.type == "cuda":
@@ -181,11 +183,12 @@ class Backbone:
     """
 
     def __init__(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype):
-        self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        nn.Module.to(model, device=device, dtype=dtype)  # transformers' own `to` hides its types
+        self.model = model.eval().requires_grad_(False)
         self.device = device
         self.dtype = dtype
         self.num_layers, self.hidden_size = hidden_shape(model.config)
-        self.num_logits = model.config.num_labels
+        self.num_logits: int = model.config.num_labels or 1
         self.micro_batch_tokens = MICRO_BATCH_TOKENS[device.type]
         self._has_token_types = getattr(model.config, "type_vocab_size", 0) > 1
 
@@ -203,7 +206,8 @@ class Backbone:
             lengths_B: Tokens of each example, int64 [B], ascending.
 
         Returns:
-            Hidden states [T, L, D] in the backbone's dtype and logits [B, C] in fp32, on its device.
+            Hidden states [T, L, D] in the backbone's dtype and logits [B, C] in fp32, on its
+            device.
         """
         num_tokens = int(lengths_B.sum())
         hidden_TLD = torch.empty(

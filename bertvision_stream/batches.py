@@ -1,4 +1,4 @@
-"""From blocks to training batches of exactly the batch size; rows left over wait for the next block."""
+"""From blocks to training batches of exactly the batch size; what is left waits for more."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Blocks: which examples travel together, in which order, and how many bytes they take.
 
-Everything here is a pure function of token counts, a seed and an epoch, so that extractors, trainers,
-the feature stream and a process that resumes a run agree without talking to each other.
+Everything here is a pure function of token counts, a seed and an epoch, so that extractors,
+trainers, the feature stream and a process that resumes a run agree without talking to each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ import numpy as np
 
 TRAIN = "train"
 
-# Rows are sorted by length only inside chunks of about this many, so that a block's rows are alike in
-# length and yet the blocks of one epoch differ in length and content.
+# Rows are sorted by length only inside chunks of about this many, so that a block's rows are alike
+# in length and yet the blocks of one epoch differ in length and content.
 CHUNK_EXAMPLES = 1000
 
-# Blocks are dealt into this many strata, and each stretch of an epoch holds one block of every stratum.
-# A cache that pins whole strata is then hit evenly through every epoch (see cache.py).
+# Blocks are dealt into this many strata, and each stretch of an epoch holds one block of every
+# stratum. A cache that pins whole strata is then hit evenly through every epoch (see cache.py).
 NUM_STRATA = 8
 
 # Padding allowed inside a micro-batch, as a share of its real tokens.
@@ -60,7 +60,8 @@ class Block:
 def pack_blocks(split: str, lengths: np.ndarray, *, block_tokens: int, seed: int) -> list[Block]:
     """Cut a split into blocks of at most `block_tokens` tokens.
 
-    Rows are permuted by the seed, cut into chunks, sorted by length inside a chunk and cut into blocks.
+    Rows are permuted by the seed, cut into chunks, sorted by length inside a chunk and cut into
+    blocks.
 
     Args:
         split: Name of the split; part of the seed, so that no two splits share a permutation.
@@ -82,7 +83,7 @@ def pack_blocks(split: str, lengths: np.ndarray, *, block_tokens: int, seed: int
 
 
 def _cut(ids: np.ndarray, lengths: np.ndarray, block_tokens: int) -> Iterator[np.ndarray]:
-    """Consecutive pieces of `ids` of at most `block_tokens` tokens, of nearly equal token counts."""
+    """Consecutive pieces of `ids`: at most `block_tokens` tokens, nearly equal token counts."""
     if not len(ids):
         return
     ends = np.cumsum(lengths)
@@ -134,8 +135,8 @@ def epoch_sequence(
 def micro_batches(lengths: np.ndarray, *, max_tokens: int) -> list[slice]:
     """Cut ascending lengths into runs for one padded forward pass each.
 
-    A run ends where one more example would bring its padding above `MAX_PADDING` of its real tokens,
-    or its padded size above `max_tokens` (a single example may pass that).
+    A run ends where one more example would bring its padding above `MAX_PADDING` of its real
+    tokens, or its padded size above `max_tokens` (a single example may pass that).
 
     Args:
         lengths: int64 [B], ascending.
@@ -169,8 +170,8 @@ def pick_block_tokens(
 ) -> int:
     """The block size of `extract.block_tokens=auto`.
 
-    Large enough that moving a block costs little beside making it; small enough that the budget holds
-    several, and that even a small training set has some tens of blocks to permute.
+    Large enough that moving a block costs little beside making it; small enough that the budget
+    holds several, and that even a small training set has some tens of blocks to permute.
 
     Args:
         num_tokens: Tokens of the training split.

@@ -9,11 +9,12 @@ from bertvision_stream.cache import choose_pinned
 from bertvision_stream.errors import ConfigError
 from bertvision_stream.units import format_bytes
 
-# Of the object store's capacity: the rest is for what Ray needs and for blocks freed but not yet gone.
+# Of the object store's capacity: the rest is for what Ray needs and for blocks freed but not yet
+# gone.
 STORE_SHARE = 0.7
 
-# In flight at once: for each extractor one block being made, one queued and one delivered, and a few
-# more so that a slow trainer step stalls nobody.
+# In flight at once: for each extractor one block being made, one queued and one delivered, and a
+# few more so that a slow trainer step stalls nobody.
 BLOCKS_PER_EXTRACTOR = 3
 SPARE_BLOCKS = 2
 

@@ -18,13 +18,13 @@ def choose_pinned(
     An epoch reads every block once, in a new order. With room for a share s of the bytes, a least
     recently used cache has nearly always dropped a block by the time that it comes round again, and
     hits next to never; a fixed set hits exactly s of the time, and no policy can do better, as each
-    block is read once between two reads of any other (CoorDL's MinIO cache, Mohan et al., PVLDB 14(5),
-    2021, makes the point for raw data).
+    block is read once between two reads of any other (CoorDL's MinIO cache, Mohan et al., PVLDB
+    14(5), 2021, makes the point for raw data).
 
-    Validation blocks go first: every head reads them in every epoch. Training blocks follow stratum by
-    stratum. An epoch's order takes one block of each stratum in turn (see `blocks.epoch_order`), so
-    the pinned ones are spread evenly through every epoch, and extraction and training overlap all
-    along, while the order itself knows nothing of the cache.
+    Validation blocks go first: every head reads them in every epoch. Training blocks follow stratum
+    by stratum. An epoch's order takes one block of each stratum in turn (see `blocks.epoch_order`),
+    so the pinned ones are spread evenly through every epoch, and extraction and training overlap
+    all along, while the order itself knows nothing of the cache.
 
     Args:
         block_bytes: Bytes of each block.

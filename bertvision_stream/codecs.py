@@ -6,8 +6,8 @@
 | `int8` | round(127 x / absmax) per token and layer, and absmax / 127 in fp32 | L D + 4 L |
 | `fp32` | the values in fp32 | 4 L D |
 
-An encoded block is made of NumPy arrays, which Ray moves without copying; NumPy has no bfloat16, so those
-bits travel as int16.
+An encoded block is made of NumPy arrays, which Ray moves without copying; NumPy has no bfloat16, so
+those bits travel as int16.
 """
 
 import warnings
@@ -67,7 +67,8 @@ def encode(
     """Encode a block's hidden states (bf16 or fp32) and logits, on the device where they are.
 
     Returns:
-        What an `EncodedBlock` holds, as tensors: hidden [T, L, D], scales [T, L] or [0], logits [B, C].
+        What an `EncodedBlock` holds, as tensors: hidden [T, L, D], scales [T, L] or [0], logits [B,
+        C].
     """
     scales = torch.empty(0, device=hidden_TLD.device)
     if codec == "int8":

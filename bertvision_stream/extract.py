@@ -14,9 +14,9 @@ from bertvision_stream.corpus import Corpus
 class BlockExtractor:
     """Runs the backbone on blocks. Safe to call from two threads, which is what keeps a GPU busy.
 
-    On a GPU the forward pass and the encoding are queued under a lock; the copy to a pinned buffer runs
-    on a stream of its own, and the caller waits for it outside the lock, while another caller's forward
-    pass runs.
+    On a GPU the forward pass and the encoding are queued under a lock; the copy to a pinned buffer
+    runs on a stream of its own, and the caller waits for it outside the lock, while another
+    caller's forward pass runs.
     """
 
     def __init__(self, backbone: Backbone, corpus: Corpus, codec: Codec):
@@ -53,8 +53,9 @@ class BlockExtractor:
 
 def validation_logits(backbone: Backbone, corpus: Corpus) -> dict[str, np.ndarray]:
     """BERT's own logits on every validation split: float32 [N, C], in the order of the split."""
+    num_logits = backbone.num_logits
     logits = {
-        split: np.empty((corpus.stores[split].num_examples, backbone.num_logits), dtype=np.float32)
+        split: np.empty((corpus.stores[split].num_examples, num_logits), dtype=np.float32)
         for split in corpus.validation_splits
     }
     for key in corpus.validation_keys:

@@ -1,4 +1,4 @@
-"""Partial fine-tuning of a BERT classifier: the loop, and the hash by which its result is found again.
+"""Partial fine-tuning of a BERT classifier: the loop, and a hash to find its result again.
 
 The loop runs in one process as it is, and under Ray Train in several (`actors/finetune.py`).
 """
@@ -22,7 +22,8 @@ WARMUP_RATIO = 0.1
 WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 
-# Rows are sorted by length inside windows of so many batches: little padding, and batches of all lengths.
+# Rows are sorted by length inside windows of so many batches: little padding, and batches of all
+# lengths.
 _BATCHES_SORTED_TOGETHER = 32
 
 # A part of the hash: raise it when the loop changes its numbers.
@@ -38,7 +39,8 @@ class FinetuneOptions:
         lr: Peak learning rate, reached after `WARMUP_RATIO` of the steps and brought down to zero.
         batch_size: Examples in a step, of all workers together.
         seed: Orders the examples and seeds dropout.
-        dtype: `auto`, `bf16` or `fp32`: of the products (autocast; weights and optimiser stay in fp32).
+        dtype: `auto`, `bf16` or `fp32`: of the products (autocast; weights and optimiser stay
+            in fp32).
     """
 
     epochs: float
@@ -105,7 +107,7 @@ def finetune(
         The model, on `device`.
     """
     torch.manual_seed(options.seed * 1000 + rank)  # dropout
-    model = model.to(device).train()
+    nn.Module.to(model, device).train()  # transformers' own `to` hides its types
     autocast = pick_dtype(options.dtype, device) == torch.bfloat16
     wrapped = wrap(model)
     optimizer = _adamw(model, options)
@@ -119,7 +121,7 @@ def finetune(
         inputs, labels = _padded(store, own if len(own) else rows[:1], model.config, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = wrapped(**inputs).logits
-        losses_b = _losses(logits.float(), labels, model.config.num_labels)
+        losses_b = _losses(logits.float(), labels)
         # DDP averages gradients over workers; this makes that the mean over the batch's rows.
         loss = losses_b.sum() * (bool(len(own)) * world_size / len(rows))
         optimizer.zero_grad(set_to_none=True)
@@ -157,9 +159,9 @@ def _schedule(step: int, total: int) -> float:
     return (total - step) / max(total - warmup, 1)
 
 
-def _losses(logits: torch.Tensor, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The loss of each example: [B]."""
-    if num_labels == 1:
+    if logits.shape[1] == 1:
         return nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
     return nn.functional.cross_entropy(logits, labels, reduction="none")
 

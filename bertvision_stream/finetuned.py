@@ -1,4 +1,4 @@
-"""Fine-tuned backbones on disk: safetensors, configuration, tokenizer and a record of what went in."""
+"""Fine-tuned backbones on disk: safetensors, configuration, tokenizer and what went in."""
 
 import json
 import shutil
@@ -8,14 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from bertvision_stream.backbone import BackboneWeights
+from bertvision_stream.backbone import BackboneWeights, quiet
 from bertvision_stream.results import write_json
 
 RECORD = "finetune.json"
 
 
 def find(folder: Path) -> Mapping[str, Any] | None:
-    """The record of a finished fine-tuning in `folder`, or None. The record is what is written last."""
+    """The record of a finished fine-tuning in `folder`, or None."""
     record = folder / RECORD
     return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
 
@@ -33,7 +33,8 @@ def save(
     beside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    weights.build().save_pretrained(beside, safe_serialization=True)
+    with quiet():
+        weights.build().save_pretrained(beside)
     tokenizer.save_pretrained(beside)
     write_json(beside / RECORD, record)
     shutil.rmtree(folder, ignore_errors=True)

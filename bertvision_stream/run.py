@@ -255,7 +255,7 @@ def _pack(
         )
     elif block_tokens < longest:
         raise ConfigError(
-            f"extract.block_tokens={block_tokens} is less than the longest example: {longest} tokens"
+            f"extract.block_tokens={block_tokens} is less than the longest example's {longest}"
         )
     return Corpus.pack(stores, block_tokens=block_tokens, seed=settings.seed)
 

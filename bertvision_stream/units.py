@@ -1,4 +1,4 @@
-"""Byte sizes as people write them (`256MiB`, `1.5GB`), and sizes, times and counts for people to read."""
+"""Byte sizes as people write them (`256MiB`); sizes, times and counts for people to read."""
 
 from __future__ import annotations
 

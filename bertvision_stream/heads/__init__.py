@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bertvision_stream.heads.adapter_pooler import AdapterPooler
-from bertvision_stream.heads.pooling import AttentionPool, ClsPool, FlattenPool, MeanPool
+from bertvision_stream.heads.pooling import make_pool
 from bertvision_stream.heads.scalar_mix import ScalarMix
 from bertvision_stream.heads.segments import segment_starts
 from bertvision_stream.settings import HeadSettings
@@ -70,12 +70,7 @@ class Head(nn.Module):
         elif self.kind == "scalar_mix":
             self.features = ScalarMix(shape.num_layers)
         pool = settings.pool if self.kind == "adapter_pooler" else "mean"
-        self.pool: nn.Module = {
-            "mean": MeanPool,
-            "cls": ClsPool,
-            "attention": lambda: AttentionPool(widths),
-            "flatten": lambda: FlattenPool(shape.max_length),
-        }["cls" if self.first_token_only else pool]()
+        self.pool = make_pool("cls" if self.first_token_only else pool, widths, shape.max_length)
         positions = shape.max_length if pool == "flatten" else 1
         self.output = nn.Linear(positions * sum(widths), shape.num_outputs)
 
@@ -103,7 +98,7 @@ class Head(nn.Module):
         return (hidden_TLD[:, -1].float(),)
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
-        """Dropout from a generator of the head's own, so that neighbours do not change its numbers."""
+        """Dropout from the head's own generator: neighbours do not change its numbers."""
         if not self.training or self.dropout == 0:
             return x
         if x.device not in self._generators:

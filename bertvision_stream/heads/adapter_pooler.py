@@ -1,4 +1,4 @@
-"""AdapterPooler: one small projection of every layer's hidden states (BERTVision's LayerWeightShare)."""
+"""AdapterPooler: a small projection of every layer's states (BERTVision's LayerWeightShare)."""
 
 import torch
 from torch import nn
@@ -10,14 +10,16 @@ class AdapterPooler(nn.Module):
     """`a = gelu(x W + b)` for every token and layer, and a skip beside it.
 
     With `share_layers` one `W [D, A]` serves all layers; otherwise each layer has its own.
-    Products run in the dtype of the input (bf16 or fp32), with fp32 weights behind them; the rest in fp32.
+    Products run in the dtype of the input (bf16 or fp32), with fp32 weights behind them; the rest
+    in fp32.
 
     Args:
         num_layers: L.
         hidden_size: D.
         adapter_dim: A.
         share_layers: Whether all layers share one projection.
-        skip: What stands beside the adapters: `last` (the last layer's state), `mix` (a scalar mix of
+        skip: What stands beside the adapters: `last` (the last layer's state), `mix` (a scalar
+            mix of
             all layers) or `none`.
     """
 

@@ -1,7 +1,7 @@
-"""Poolings: from features of tokens, given in parts `[T, F_i]`, to what one linear layer reads, `[B, F]`.
+"""Poolings: from features of tokens, in parts `[T, F_i]`, to one vector an example, `[B, F]`.
 
-The parts (adapter outputs, skip) stay apart until they are pooled: no gradient is then computed for a
-skip that has no parameters, and the wide `[T, sum F_i]` is never made.
+The parts (adapter outputs, skip) stay apart until they are pooled: no gradient is then computed for
+a skip that has no parameters, and the wide `[T, sum F_i]` is never made.
 """
 
 from collections.abc import Sequence
@@ -70,3 +70,17 @@ class FlattenPool(nn.Module):
         padded = pad_segments(torch.cat(list(parts), dim=-1), lengths_B)  # [B, longest, F]
         lacking = self.max_length - padded.shape[1]
         return nn.functional.pad(padded, (0, 0, 0, lacking)).flatten(1)  # [B, S * F]
+
+
+def make_pool(name: str, widths: Sequence[int], max_length: int) -> nn.Module:
+    """The pooling of `head.pool`: `mean`, `cls`, `attention` or `flatten`."""
+    match name:
+        case "mean":
+            return MeanPool()
+        case "cls":
+            return ClsPool()
+        case "attention":
+            return AttentionPool(widths)
+        case "flatten":
+            return FlattenPool(max_length)
+    raise ValueError(f"{name!r} is no pooling")

@@ -17,7 +17,7 @@ class ScalarMix(nn.Module):
         self.gamma = nn.Parameter(torch.ones(()))
 
     def forward(self, hidden_TLD: torch.Tensor) -> torch.Tensor:
-        """Hidden states [T, L, D] to mixed states [T, D] in fp32; the sum runs in the input's dtype."""
+        """Hidden states [T, L, D] to mixed ones [T, D], fp32; the sum runs in the input's dtype."""
         share_L = self.weights.softmax(dim=0)
         mixed = share_L.to(hidden_TLD.dtype) @ hidden_TLD  # [L] @ [T, L, D]
         return self.gamma * mixed.float()

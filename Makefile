@@ -1,0 +1,41 @@
+# make demo    set up .venv and run the demo
+# make test    the whole test suite, in the same environment
+# make lint    ruff and mypy
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-fast lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m bertvision_stream.run task=demo
+
+test: $(VENV)/.demo $(VENV)/.test
+	$(BIN)/python -m pytest
+
+# Without Ray and without training: seconds.
+test-fast: $(VENV)/.demo $(VENV)/.test
+	$(BIN)/python -m pytest -m "not ray and not slow"
+
+lint: $(VENV)/.demo $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
+	@echo "installing the project into $(VENV) (torch and Ray are large: some minutes) ..."
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
+	$(PIP) --editable '.[demo,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
