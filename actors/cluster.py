@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -37,7 +38,7 @@ class ClusterResources:
     store_bytes: int
 
 
-def connect(address: str | None) -> bool:
+def connect(address: str | None) -> None:
     """Join the cluster at `address`, or the job's, or start one on this machine.
 
     Args:
@@ -45,9 +46,11 @@ def connect(address: str | None) -> bool:
             or else
             starts a local cluster.
 
-    Returns:
-        Whether the cluster is ours.
+    Raises:
+        ConfigError: There is no cluster at the address.
     """
+    if ray.is_initialized():  # by an earlier task of this run
+        return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
@@ -59,7 +62,7 @@ def connect(address: str | None) -> bool:
                 f"ray.address={address}: there is no Ray cluster to join ({error}). Start one with "
                 f"`ray start --head`, or leave ray.address out to use this machine alone."
             ) from error
-        return False
+        return
     # On a cluster of our own a full object store is an error and never a file, and a freed block is
     # gone in 0.05 s and not in 0.8 s.
     ray.init(
@@ -71,7 +74,6 @@ def connect(address: str | None) -> bool:
         },
         logging_level=logging.ERROR,
     )
-    return True
 
 
 def cluster_resources() -> ClusterResources:
@@ -142,14 +144,16 @@ def place(cluster: ClusterResources, settings: TaskSettings) -> Placement:
         TRAINERS_GPU_SHARE / train.num_trainers if train.num_gpus == "auto" else train.num_gpus
     )
     extractor_gpus = EXTRACTOR_GPU_SHARE if extract.num_gpus == "auto" else extract.num_gpus
-    left = cluster.num_gpus - train.num_trainers * trainer_gpus
-    if extractor_gpus == 0:
-        most = cluster.num_cpus
-    elif extractor_gpus < 1:
-        per_gpu = int(1 / extractor_gpus + 1e-9)
-        most = min(cluster.num_gpus * per_gpu, int(left / extractor_gpus + 1e-9))
-    else:
-        most = int(left / extractor_gpus + 1e-9)
+    trainers = [trainer_gpus] * train.num_trainers
+    upper = cluster.num_cpus
+    if extractor_gpus > 0:
+        upper = int(cluster.num_gpus / extractor_gpus + 1e-9)
+    fitting = (
+        n
+        for n in range(upper, 0, -1)
+        if _have_room([extractor_gpus] * n + trainers, cluster.num_gpus)
+    )
+    most = next(fitting, 0)
     count = most if extract.num_extractors == "auto" else extract.num_extractors
     if count > most or count == 0:
         raise ConfigError(
@@ -160,3 +164,21 @@ def place(cluster: ClusterResources, settings: TaskSettings) -> Placement:
     cpus = min(1.0, math.floor(100 * cluster.num_cpus / count) / 100)
     threads = 1 if extractor_gpus == 0 else max(1, cluster.num_cpus // count // 2)
     return Placement(count, cpus, extractor_gpus, threads, trainer_gpus, max(1, threads))
+
+
+def _have_room(demands: Sequence[float], num_gpus: int) -> bool:
+    """Whether Ray can serve all: whole GPUs must be free; a fraction goes where it fits best."""
+    free = [1.0] * num_gpus
+    for demand in demands:
+        if demand >= 1:
+            unused = [i for i, room in enumerate(free) if room == 1]
+            if len(unused) < demand:
+                return False
+            for i in unused[: int(demand)]:
+                free[i] = 0
+        elif demand > 0:
+            fitting = [room for room in free if room > demand - 1e-9]
+            if not fitting:
+                return False
+            free[free.index(min(fitting))] -= demand
+    return True

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from actors.cluster import ClusterResources
 from actors.finetune import run_finetune
 from bertvision_stream import finetuned
-from bertvision_stream.backbone import BackboneWeights, load_classifier
+from bertvision_stream.backbone import BackboneWeights, load_classifier, set_output_bias
 from bertvision_stream.blocks import TRAIN
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.errors import ConfigError
@@ -80,9 +80,18 @@ def prepare_backbone(
     )
     if options.epochs == 0:
         return PreparedBackbone(BackboneWeights.of(model), None, 0.0, False, has_classifier, {})
+    if task.kind == "regression" and not has_classifier:
+        set_output_bias(model, float(corpus.stores[TRAIN].labels.mean()))
     num_workers = settings.finetune.num_workers
     commit = getattr(model.config, "_commit_hash", None)
-    key = content_hash(source, commit, corpus.stores[TRAIN], options, num_workers)
+    key = content_hash(
+        source,
+        commit,
+        corpus.stores[TRAIN],
+        options,
+        outputs=task.label_names,
+        num_workers=num_workers,
+    )
     folder = Path(settings.output_dir) / "backbones" / f"{task.name}-{key}"
     record = finetuned.find(folder) if settings.finetune.reuse else None
     if record is not None:

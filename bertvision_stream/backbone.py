@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -34,7 +35,8 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     """The fast tokenizer of a located backbone."""
     with quiet(), _explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, **_hub_options(source, revision))
-    if not tokenizer.is_fast:
+    # Without its files transformers makes a tokenizer that knows only the special tokens.
+    if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_ids):
         raise BackboneError(f"backbone={source} has no fast tokenizer (tokenizer.json)")
     return tokenizer
 
@@ -102,6 +104,16 @@ def load_classifier(
     return model, not lacking
 
 
+def set_output_bias(model: PreTrainedModel, value: float) -> None:
+    """Start an untrained regression at `value`, the mean label, and not at zero.
+
+    The first steps of a short fine-tuning are then not spent on reaching the mean.
+    """
+    # The last layer has another name in every family of models, but always this shape.
+    outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1]
+    nn.init.constant_(outputs[-1].bias, value)
+
+
 def _hub_options(source: str, revision: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_remote_code": False}
     if not Path(source).is_dir():
@@ -116,7 +128,7 @@ def _explained(source: str) -> Iterator[None]:
         yield
     except BackboneError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BackboneError(f"backbone={source} cannot be loaded: {error}") from error
 
 

@@ -1,6 +1,6 @@
 """From blocks to training batches of exactly the batch size; what is left waits for more."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,11 +88,14 @@ class BatchCutter:
 
     def flush(self) -> Iterator[Batch]:
         parts, self._waiting = self._waiting, []
-        if len(parts) == 1:
-            yield parts[0]
-        elif parts:
-            yield Batch(
-                torch.cat([part.hidden_TLD for part in parts]),
-                torch.cat([part.lengths_B for part in parts]),
-                torch.cat([part.labels_B for part in parts]),
-            )
+        if parts:
+            yield parts[0] if len(parts) == 1 else join(parts)
+
+
+def join(parts: Sequence[Batch]) -> Batch:
+    """Several batches as one."""
+    return Batch(
+        torch.cat([part.hidden_TLD for part in parts]),
+        torch.cat([part.lengths_B for part in parts]),
+        torch.cat([part.labels_B for part in parts]),
+    )

@@ -87,10 +87,11 @@ def _cut(ids: np.ndarray, lengths: np.ndarray, block_tokens: int) -> Iterator[np
     if not len(ids):
         return
     ends = np.cumsum(lengths)
-    target = ends[-1] / np.ceil(ends[-1] / block_tokens)  # equal pieces: no small leftover block
     first = 0
     while first < len(ids):
         before = ends[first] - lengths[first]
+        left = ends[-1] - before
+        target = left / np.ceil(left / block_tokens)  # equal shares: no small leftover block
         last = int(np.searchsorted(ends, before + target, side="right"))
         # The first example past the target still joins where the block has room for it.
         if last < len(ids) and ends[last] - before <= block_tokens:

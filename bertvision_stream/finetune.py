@@ -5,8 +5,9 @@ The loop runs in one process as it is, and under Ray Train in several (`actors/f
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ MAX_GRAD_NORM = 1.0
 
 # Rows are sorted by length inside windows of so many batches: little padding, and batches of all
 # lengths.
-_BATCHES_SORTED_TOGETHER = 32
+_BATCHES_SORTED_TOGETHER = 8
 
 # A part of the hash: raise it when the loop changes its numbers.
 _VERSION = 1
@@ -62,7 +63,9 @@ class StepReport:
 
 def num_steps(num_examples: int, options: FinetuneOptions) -> int:
     """Steps of the whole fine-tuning, at least one where `epochs` is above zero."""
-    return math.ceil(options.epochs * math.ceil(num_examples / options.batch_size))
+    # The fraction as it was written: in floats 0.07 of 100 steps is a little more than 7.
+    epochs = Fraction(str(options.epochs))
+    return math.ceil(epochs * math.ceil(num_examples / options.batch_size))
 
 
 def batch_order(lengths: np.ndarray, options: FinetuneOptions, epoch: int) -> list[np.ndarray]:
@@ -198,7 +201,13 @@ def _adamw(model: nn.Module, options: FinetuneOptions) -> torch.optim.AdamW:
 
 
 def content_hash(
-    source: str, commit: str | None, store: TokenStore, options: FinetuneOptions, num_workers: int
+    source: str,
+    commit: str | None,
+    store: TokenStore,
+    options: FinetuneOptions,
+    *,
+    outputs: Sequence[str],
+    num_workers: int,
 ) -> str:
     """A hash of everything that goes into a fine-tuning: weights, tokens, labels, options.
 
@@ -207,9 +216,10 @@ def content_hash(
         commit: The hub's commit of the weights, where `source` is a hub id.
         store: Training tokens and labels.
         options: The hyperparameters.
+        outputs: The names of the classes, in order; empty for regression.
         num_workers: Workers that share a step: the order of their sums changes the last bits.
     """
-    digest = hashlib.sha256(repr((_VERSION, asdict(options), num_workers)).encode())
+    digest = hashlib.sha256(repr((_VERSION, asdict(options), tuple(outputs), num_workers)).encode())
     if Path(source).is_dir():
         for path in sorted(Path(source).glob("*")):
             if path.suffix in {".json", ".safetensors", ".txt"}:

@@ -139,6 +139,7 @@ class HeadFit:
     def end_epoch(self) -> EpochRecord | None:
         """Close the epoch: losses and metrics, and whether its weights are the ones to keep."""
         epoch = len(self.history) + 1
+        self.check_finite(f"in epoch {epoch}")  # its last batch came after its last training block
         if not self.failure and not all(np.isfinite(a).all() for a in self._logits.values()):
             self.failure = (
                 f"validation logits of epoch {epoch} are not finite; try a lower train.lr"

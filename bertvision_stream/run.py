@@ -6,6 +6,7 @@ checked in the order of what it costs to check, and nothing heavy is imported be
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +54,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = load_settings(argv)
         command = shlex.join(["python", "-m", "bertvision_stream.run", *argv])
-        reports = [run_task(settings.for_task(name), command) for name in settings.tasks]
+        # All tasks are checked before the first one runs.
+        inputs = [read_inputs(settings.for_task(name)) for name in settings.tasks]
+        reports = [run_task(task_inputs, command) for task_inputs in inputs]
         _print_summary([report for report in reports if report is not None])
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -80,23 +84,43 @@ def _print_summary(reports: list[RunReport]) -> None:
         print(f"\n{render_summary(reports)}")
 
 
-def run_task(settings: TaskSettings, command: str) -> RunReport | None:
+@dataclass(frozen=True)
+class TaskInputs:
+    """A task's settings and rows, and where its backbone is."""
+
+    settings: TaskSettings
+    data: TaskData
+    source: str
+
+
+def read_inputs(settings: TaskSettings) -> TaskInputs:
+    """Read the rows and find the backbone, without torch and Ray.
+
+    Raises:
+        DataError: The rows cannot be found or used.
+        BackboneError: The backbone cannot be found.
+    """
+    from bertvision_stream.data import load_task_data
+    from bertvision_stream.sources import locate
+
+    source = locate(settings.backbone.name, settings.backbone.revision)
+    return TaskInputs(settings, load_task_data(settings), source)
+
+
+def run_task(inputs: TaskInputs, command: str) -> RunReport | None:
     """Run one task, from its rows to its results; prints as it goes.
 
     Args:
-        settings: Of one task.
+        inputs: Of one task.
         command: The command line, for the records.
 
     Returns:
         The report; None for `mode=finetune`, which trains no head.
     """
-    from bertvision_stream.data import load_task_data
     from bertvision_stream.results import write_json
-    from bertvision_stream.sources import locate
 
     start = time.perf_counter()
-    source = locate(settings.backbone.name, settings.backbone.revision)
-    data = load_task_data(settings)
+    settings, data, source = inputs.settings, inputs.data, inputs.source
     folder = make_run_folder(settings)
     with _logging_to(folder / "run.log"):
         log.info("%s: results in %s", settings.task, folder)
@@ -114,8 +138,9 @@ def run_task(settings: TaskSettings, command: str) -> RunReport | None:
         from bertvision_stream.report import render_table
 
         tokenizer = load_tokenizer(source, settings.backbone.revision)
-        num_layers, hidden_size = hidden_shape(load_config(source, settings.backbone.revision))
-        stores = _tokenize(data, tokenizer, settings.data.max_length)
+        config = load_config(source, settings.backbone.revision)
+        num_layers, hidden_size = hidden_shape(config)
+        stores = _tokenize(data, tokenizer, settings.data.max_length, config)
         connect(settings.ray.address)
         cluster = cluster_resources()
         placement = place(cluster, settings)
@@ -179,20 +204,38 @@ def make_run_folder(settings: TaskSettings) -> Path:
     Raises:
         ConfigError: It cannot be written, or holds the results of another run.
     """
-    name = settings.run_name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(settings.output_dir) / settings.task / name
-    if (folder / "metrics.json").exists():
-        raise ConfigError(
-            f"run_name={name}: {folder} holds the results of a finished run; take another name"
-        )
+    parent = Path(settings.output_dir) / settings.task
     try:
+        if settings.run_name is None:
+            return _new_folder(parent, datetime.now().strftime("%Y%m%d-%H%M%S"))
+        folder = parent / settings.run_name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.log").touch()
     except OSError as error:
         raise ConfigError(
-            f"output_dir={settings.output_dir}: {folder} cannot be written: {error.strerror}"
+            f"output_dir={settings.output_dir} cannot be written: {error.strerror} "
+            f"({error.filename})"
         ) from error
+    if (folder / "metrics.json").exists():
+        raise ConfigError(
+            f"run_name={folder.name}: {folder} holds the results of a finished run; take another "
+            f"name, or none"
+        )
     return folder
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or `parent/name-2` and so on where another run was as quick."""
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not folder.is_dir():  # a file in the way, here or above
+                raise
+        else:
+            return folder
+    raise AssertionError("unreachable")
 
 
 @contextmanager
@@ -213,9 +256,16 @@ def _logging_to(path: Path) -> Iterator[None]:
         file.close()
 
 
-def _tokenize(data: TaskData, tokenizer: Any, max_length: int) -> dict[str, TokenStore]:
+def _tokenize(
+    data: TaskData, tokenizer: Any, max_length: int, config: Any
+) -> dict[str, TokenStore]:
     from bertvision_stream.data import tokenize
 
+    positions = min(tokenizer.model_max_length, config.max_position_embeddings)
+    if max_length > positions:
+        raise ConfigError(
+            f"data.max_length={max_length} is more than the {positions} positions of the backbone"
+        )
     stores = {s.name: tokenize(s, tokenizer, max_length) for s in (data.train, *data.validation)}
     for name, store in stores.items():
         cut = f"; {store.num_truncated:,} were cut to {max_length}" if store.num_truncated else ""

@@ -29,7 +29,14 @@ class ByteWindow:
         admitted = asyncio.get_running_loop().create_future()
         self._waiting.append((num_bytes, admitted))
         self._admit()
-        await admitted
+        try:
+            await admitted
+        except asyncio.CancelledError:
+            if admitted.done() and not admitted.cancelled():
+                self.release(num_bytes)
+            else:
+                self._admit()  # those behind it wait no longer for its sake
+            raise
 
     def release(self, num_bytes: int) -> None:
         """Give back what one block held."""
@@ -40,10 +47,12 @@ class ByteWindow:
     def _admit(self) -> None:
         while self._waiting:
             num_bytes, admitted = self._waiting[0]
+            if admitted.cancelled():
+                self._waiting.popleft()
+                continue
             if self.bytes + num_bytes > self.max_bytes or self.blocks >= self.max_blocks:
                 return
             self._waiting.popleft()
-            if not admitted.cancelled():
-                self.bytes += num_bytes
-                self.blocks += 1
-                admitted.set_result(None)
+            self.bytes += num_bytes
+            self.blocks += 1
+            admitted.set_result(None)

@@ -1,17 +1,41 @@
 """Fixtures for all tests."""
 
+from __future__ import annotations
+
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from actors.cluster import ClusterResources
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """A folder with `glue/` laid out as on the hub: `BERTVISION_DATA`, or `shared/data` beside us."""
+    """A folder with `glue/` as on the hub: `BERTVISION_DATA`, or `shared/data` beside us."""
     folder = Path(os.environ.get("BERTVISION_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (folder / "glue").is_dir():
         pytest.skip(f"no GLUE rows in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[ClusterResources]:
+    """A Ray cluster set up as a run sets it up, alike on every machine; one for all tests."""
+    import ray
+
+    from actors.cluster import cluster_resources, connect
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        resources = {"CPU": 2, "GPU": 0, "object_store_memory": 256 * 2**20}
+        patch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps(resources))
+        connect(None)
+    yield cluster_resources()
+    ray.shutdown()
