@@ -259,4 +259,5 @@ class _Progress:
 def _cause(error: RayError) -> str:
     """One line: Ray's errors carry whole tracebacks, whose last line says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else error!r}"
+    last = lines[-1] if lines else repr(error)
+    return last if isinstance(error, RayTaskError) else f"{type(error).__name__}: {last}"

@@ -17,9 +17,9 @@ def choose_pinned(
 
     An epoch reads every block once, in a new order. With room for a share s of the bytes, a least
     recently used cache has mostly dropped a block by the time that it comes round again: it hits
-    s + (1 - s) ln(1 - s) of the time, 15 % at s = 0.5. A fixed set hits exactly s, and no policy can
-    do better, as each block is read once between two reads of any other (CoorDL's MinIO cache, Mohan et al., PVLDB
-    14(5), 2021, makes the point for raw data).
+    s + (1 - s) ln(1 - s) of the time, 15 % at s = 0.5. A fixed set hits exactly s, and no policy
+    can do better, as each block is read once between two reads of any other (CoorDL's MinIO cache,
+    Mohan et al., PVLDB 14(5), 2021, makes the point for raw data).
 
     Validation blocks go first: every head reads them in every epoch. Training blocks follow stratum
     by stratum. An epoch's order takes one block of each stratum in turn (see `blocks.epoch_order`),

@@ -186,7 +186,7 @@ class TrainSettings(Group):
     """Training of the head on streamed hidden states."""
 
     epochs: AtLeastOne = Field(default=5, description="Passes over the training examples.")
-    lr: Positive = Field(default=1e-3, description="Peak learning rate.")
+    lr: Positive = Field(default=2e-3, description="Peak learning rate.")
     batch_size: AtLeastOne | None = Field(
         default=None, description="Examples in a step.", json_schema_extra=unset("per task")
     )

@@ -222,13 +222,14 @@ def test_settings_that_are_wrong(tmp_path: Path, arguments: list[str], report: s
         pytest.param(
             {"results": "not a folder"},
             ["task=demo", "backbone=bert", "output_dir=results", "run_name=one"],
-            "output_dir=results: results/demo/one cannot be written: Not a directory",
+            "output_dir=results cannot be written: Not a directory (results/demo/one)",
             id="file in the place of the output folder",
         ),
         pytest.param(
-            {"outputs/demo/one/metrics.json": "{}"},
+            {"outputs/demo/one/metrics.json": "{}", "outputs/demo/one/run.log": ""},
             ["task=demo", "backbone=bert", "run_name=one"],
-            "run_name=one: outputs/demo/one holds the results of a finished run; take another name",
+            "run_name=one: outputs/demo/one holds the results of a finished run; take another "
+            "name, or none",
             id="name of a finished run",
         ),
     ],

@@ -11,9 +11,8 @@ import os
 import re
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,8 @@ from tiny import (  # noqa: F401
     token_store,
 )
 
-from actors.cluster import ClusterResources, Placement
+from actors.cluster import ClusterResources, Placement, cluster_resources, connect
+from actors.records import Ack
 from actors.service import StreamOutcome, plan_stream, run_stream
 from actors.trainer import HeadTrainer
 from bertvision_stream.backbone import Backbone, BackboneWeights, pick_dtype
@@ -74,8 +74,8 @@ def corpus() -> Corpus:
     return Corpus.pack(stores, block_tokens=512, seed=1)
 
 
-def settings_of(*overrides: str) -> TaskSettings:
-    return task_settings(TASK.name, "train.epochs=3", "train.lr=1e-2", *overrides)
+def settings_of(*overrides: str, epochs: int = 3, lr: float = 1e-2) -> TaskSettings:
+    return task_settings(TASK.name, f"train.epochs={epochs}", f"train.lr={lr}", *overrides)
 
 
 def plan_of(
@@ -101,7 +101,7 @@ def stream(
         plan,
         Placement(
             num_extractors=num_extractors,
-            extractor_cpus=1,
+            extractor_cpus=0.5,
             extractor_gpus=0,
             extractor_threads=1,
             trainer_gpus=0,
@@ -160,5 +160,221 @@ def assert_same_head(actual: HeadResult, expected: HeadResult) -> None:
 
 def assert_bounded(outcome: StreamOutcome, plan: StreamPlan) -> None:
     assert 0 < outcome.stats.peak_bytes <= plan.budget.total_bytes
-    assert outcome.stats.cache_bytes == outcome.stats.held_bytes == plan.budget.pinned_bytes
     assert (outcome.store.spilled_bytes, outcome.store.fallback_bytes) == (0, 0)
+
+
+def assert_made_as_planned(outcome: StreamOutcome, plan: StreamPlan) -> None:
+    """Pinned blocks are made once, the others in every epoch; in the end only pinned ones exist."""
+    num_blocks, num_pinned = len(plan.block_bytes), len(plan.budget.pinned)
+    from_cache = (plan.num_epochs - 1) * num_pinned
+    assert outcome.stats.blocks_from_cache == from_cache
+    assert outcome.stats.blocks_extracted == plan.num_epochs * num_blocks - from_cache
+    assert outcome.stats.held_bytes == outcome.stats.cache_bytes == plan.budget.pinned_bytes
+
+
+def used_bytes() -> int:
+    """Bytes in the object store."""
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return get_memory_info_reply(state).store_stats.object_store_bytes_used
+
+
+def living_actors() -> list[str | None]:
+    """Names of the actors of this cluster; there may be other clusters on the machine."""
+    address = ray.get_runtime_context().gcs_address
+    return [actor.name for actor in list_actors(address, filters=[("state", "!=", "DEAD")])]
+
+
+def becomes_true(condition: Callable[[], bool], *, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(cluster: ClusterResources) -> Iterator[None]:
+    yield
+    gc.collect()  # a caught exception may hold refs of the frames that it passed through
+    assert becomes_true(lambda: not living_actors()), living_actors()
+    assert becomes_true(lambda: used_bytes() == 0), used_bytes()
+
+
+def test_a_second_task_stays_on_the_cluster(cluster: ClusterResources) -> None:
+    connect(None)
+    assert cluster_resources() == cluster
+
+
+def test_everything_cached(
+    corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources
+) -> None:
+    heads = {"head": settings_of("extract.codec=bf16", "backbone.dtype=bf16")}
+    plan = plan_of(heads["head"], corpus, cluster, num_extractors=2)
+    assert plan.budget.pinned == set(plan.block_bytes)
+    outcome = stream(plan, heads, corpus, weights, num_extractors=2)
+    assert_same_numbers(outcome, heads, corpus, weights)
+    assert_made_as_planned(outcome, plan)
+    assert_bounded(outcome, plan)
+
+
+# Trainers that look at what happens are classes made in functions: Ray then pickles them as a
+# whole, and workers need not import the tests.
+
+
+def measuring_trainer(most_bytes: int) -> type[HeadTrainer]:
+    """Fails where blocks take more of the object store than `most_bytes`, and go on doing so."""
+    read_store, find_store = get_memory_info_reply, get_state_from_address
+
+    def used_bytes() -> int:
+        address = ray.get_runtime_context().gcs_address
+        return read_store(find_store(address)).store_stats.object_store_bytes_used
+
+    class MeasuringTrainer(HeadTrainer):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            self.before = used_bytes()  # the corpus and the weights
+
+        def consume(self, epoch: int, key: BlockKey, encoded: EncodedBlock) -> Ack:
+            deadline = time.monotonic() + 5
+            # A block that is given back is gone a little later. The stream meanwhile makes no more
+            # than it may, for this block is not acknowledged.
+            while (taken := used_bytes() - self.before) > most_bytes:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"blocks take {taken} bytes")
+                time.sleep(0.01)
+            return super().consume(epoch, key, encoded)
+
+    return MeasuringTrainer
+
+
+def test_the_smallest_budget(
+    corpus: Corpus,
+    weights: BackboneWeights,
+    cluster: ClusterResources,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ("extract.codec=fp32", "backbone.dtype=fp32", "train.precision=fp32")
+    with pytest.raises(ConfigError, match="too small for two blocks") as refused:
+        plan_of(settings_of(*options, "stream.budget=1MB"), corpus, cluster, num_extractors=1)
+    smallest = re.search(r"The smallest that would do is (\d+) ", str(refused.value))
+    assert smallest is not None
+    heads = {"head": settings_of(*options, f"stream.budget={smallest[1]}")}
+    plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
+    assert plan.budget.total_bytes == int(smallest[1]) == 2 * max(plan.block_bytes.values())
+    assert not plan.budget.pinned
+    some_for_ray = 10_000  # what it adds to each object
+    trainer = measuring_trainer(plan.budget.total_bytes + some_for_ray)
+    monkeypatch.setattr("actors.service.HeadTrainer", trainer)
+    outcome = stream(plan, heads, corpus, weights, num_extractors=1)
+    assert_same_numbers(outcome, heads, corpus, weights)
+    assert_made_as_planned(outcome, plan)
+    assert_bounded(outcome, plan)
+
+
+def killing_trainer(deliveries: Path, kills: Path) -> type[HeadTrainer]:
+    """Writes down what it gets, and kills all extractors early in the first and second epoch."""
+
+    class KillingTrainer(HeadTrainer):
+        num_delivered = 0
+
+        def consume(self, epoch: int, key: BlockKey, encoded: EncodedBlock) -> Ack:
+            with deliveries.open("a") as file:
+                file.write(f"{epoch} {key.split} {key.index} {encoded.nbytes}\n")
+            self.num_delivered += 1
+            if self.num_delivered in (3, 21):
+                extractors = [("class_name", "=", "FeatureExtractor"), ("state", "=", "ALIVE")]
+                address = ray.get_runtime_context().gcs_address
+                for actor in list_actors(address, filters=extractors):
+                    os.kill(actor.pid, signal.SIGKILL)
+                    with kills.open("a") as file:
+                        file.write(f"{epoch}\n")
+            return super().consume(epoch, key, encoded)
+
+    return KillingTrainer
+
+
+def test_extractors_that_die(
+    corpus: Corpus,
+    weights: BackboneWeights,
+    cluster: ClusterResources,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deliveries, kills = tmp_path / "deliveries", tmp_path / "kills"
+    monkeypatch.setattr("actors.service.HeadTrainer", killing_trainer(deliveries, kills))
+    heads = {"head": settings_of("stream.cache=1MiB", "extract.codec=int8")}
+    plan = plan_of(heads["head"], corpus, cluster, num_extractors=2)
+    assert 0 < len(plan.budget.pinned) < len(plan.block_bytes)
+    outcome = stream(plan, heads, corpus, weights, num_extractors=2)
+    killed_in = kills.read_text().split()
+    assert killed_in.count("0") == 2
+    assert "1" in killed_in
+    assert outcome.stats.blocks_failed >= 3
+    delivered = [line.split() for line in deliveries.read_text().splitlines()]
+    for epoch in range(plan.num_epochs):
+        keys = [BlockKey(split, int(index)) for e, split, index, _ in delivered if int(e) == epoch]
+        assert keys == plan.sequence(epoch)
+        for split, store in corpus.stores.items():
+            blocks = [corpus.block(key) for key in keys if key.split == split]
+            rows = np.concatenate([block.example_ids for block in blocks])
+            np.testing.assert_array_equal(np.sort(rows), np.arange(store.num_examples))
+    for _, split, index, num_bytes in delivered:
+        assert int(num_bytes) == plan.block_bytes[BlockKey(split, int(index))]
+    assert_same_numbers(outcome, heads, corpus, weights)
+    assert_made_as_planned(outcome, plan)
+    assert_bounded(outcome, plan)
+
+
+def test_heads_that_stop_early(
+    corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources
+) -> None:
+    heads = {
+        "diverges": settings_of(epochs=50, lr=1e30),
+        "impatient": settings_of("train.patience=1", epochs=50),
+    }
+    plan = plan_of(heads["diverges"], corpus, cluster, num_extractors=1)
+    outcome = stream(plan, heads, corpus, weights, num_extractors=1)
+    assert re.fullmatch(
+        r"the training loss became (nan|inf) in epoch 1, at block train\[\d+\]; try a lower "
+        r"train\.lr \(it was 1e\+30\)",
+        outcome.heads["diverges"].failure,
+    )
+    impatient = outcome.heads["impatient"]
+    assert impatient.failure == ""
+    assert len(impatient.history) == impatient.chosen_epoch + 1 < 50
+    assert_same_numbers(outcome, heads, corpus, weights)  # neither disturbs the other
+    assert outcome.stats.blocks_from_cache < 50 * len(plan.block_bytes) / 2
+    assert_bounded(outcome, plan)
+
+
+def test_a_block_that_cannot_be_made(
+    corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources
+) -> None:
+    key = BlockKey(TRAIN, 7)
+    train = corpus.stores[TRAIN]
+    input_ids = train.input_ids.copy()
+    input_ids[train.offsets[corpus.block(key).example_ids[0]]] = VOCAB_SIZE
+    stores = {**corpus.stores, TRAIN: replace(train, input_ids=input_ids)}
+    settings = settings_of()
+    plan = plan_of(settings, corpus, cluster, num_extractors=1)
+    with pytest.raises(StreamError) as caught:
+        stream(plan, {"head": settings}, replace(corpus, stores=stores), weights, num_extractors=1)
+    cause = "IndexError: index out of range in self"
+    assert str(caught.value) == (
+        "block train[7] could not be made in 3 attempts; the causes, in order: "
+        f"{cause} | {cause} | {cause}"
+    )
+
+
+def test_an_extractor_that_cannot_start(
+    corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources
+) -> None:
+    arrays = {name: a for name, a in weights.arrays.items() if name != "classifier.bias"}
+    settings = settings_of()
+    plan = plan_of(settings, corpus, cluster, num_extractors=1)
+    lacking = BackboneWeights(weights.config, arrays)
+    with pytest.raises(StreamError) as caught:
+        stream(plan, {"head": settings}, corpus, lacking, num_extractors=1)
+    assert str(caught.value).startswith(
+        "an extractor could not be started in 3 attempts; the causes, in order: "
+    )
+    assert str(caught.value).count("classifier.bias") == 3

@@ -20,7 +20,7 @@ def test_hyperparameters_are_those_of_the_design():
         "mrpc": (2e-5, 32, 128),
         "cola": (2e-5, 16, 128),
         "stsb": (2e-5, 16, 128),
-        "demo": (1e-4, 32, 64),
+        "demo": (2e-5, 32, 64),
     }
 
 

@@ -1,0 +1,167 @@
+"""A whole job from a csv file to the results, on a Ray cluster of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from bertvision_stream.head_files import load_head
+
+pytestmark = pytest.mark.ray
+
+NUM_ROWS, NUM_HELD_OUT = 200, 20
+COMMAND = (
+    "task=custom",
+    "backbone=encoder",
+    "data.path=rows.csv",
+    "data.text_columns=text",
+    "data.label_column=about",
+    f"data.max_length={MAX_LENGTH}",
+    "train.epochs=2",
+    "backbone.dtype=fp32",
+    "extract.codec=fp32",
+    "train.precision=fp32",
+)
+# Of metrics.json, as other programs read it.
+KEYS = {
+    "": "task backbone seed head splits train stream seconds",
+    "head": "kind parameters",
+    "splits.validation": "examples bert head ensemble",
+    "splits.validation.head": "accuracy f1 matthews",
+    "train": "examples tokens epochs loss",
+    "stream": "blocks blocks_extracted blocks_from_cache tokens_extracted bytes_per_epoch "
+    "budget_bytes peak_bytes cache_bytes spilled_bytes dump_bytes_avoided",
+    "seconds": "total finetune stream",
+}
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in `folder`."""
+    return subprocess.run(
+        [sys.executable, "-m", "bertvision_stream.run", *COMMAND, *arguments],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that has run: where, what it said, and its results."""
+
+    folder: Path
+    said: str
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "outputs" / "custom" / "one"
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.results / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds an untrained encoder, and rows that are about cats where `w7` is among the words."""
+    folder = tmp_path_factory.mktemp("job")
+    save_model(folder / "encoder")
+    rng = np.random.default_rng(0)
+    lines = ["text,about"]
+    for _ in range(NUM_ROWS):
+        words = [f"w{i}" for i in rng.integers(0, 50, rng.integers(3, 20))]
+        if rng.random() < 0.5:
+            words[0] = "w7"
+        lines.append(f"{' '.join(words)},{'cats' if 'w7' in words else 'dogs'}")
+    (folder / "rows.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job(folder: Path) -> Job:
+    done = run(folder, "finetune.epochs=0.5", "run_name=one")
+    assert done.returncode == 0, done.stderr
+    return Job(folder, done.stdout)
+
+
+def test_the_files_of_a_run(job: Job) -> None:
+    files = "config.json metrics.json model predictions_validation.jsonl results.md run.log"
+    assert sorted(path.name for path in job.results.iterdir()) == files.split()
+    assert json.loads((job.results / "config.json").read_text())["finetune"]["epochs"] == 0.5
+    log = (job.results / "run.log").read_text()
+    assert all(line in log for line in job.said.strip().splitlines())
+    assert "20 of the 200 training rows, drawn with seed 42, are held out as one." in job.said
+
+
+def test_metrics_for_other_programs(job: Job) -> None:
+    metrics = job.metrics
+    for where, keys in KEYS.items():
+        group = metrics
+        for name in filter(None, where.split(".")):
+            group = group[name]
+        assert set(keys.split()) <= group.keys(), where
+    assert metrics["splits"]["validation"]["examples"] == NUM_HELD_OUT
+    assert metrics["train"]["examples"] == NUM_ROWS - NUM_HELD_OUT
+    assert metrics["train"]["epochs"] == len(metrics["train"]["loss"]) == 2
+    stream = metrics["stream"]
+    assert stream["spilled_bytes"] == stream["fallback_bytes"] == 0
+    assert 0 < stream["peak_bytes"] <= stream["budget_bytes"]
+    assert stream["dump_bytes_avoided"] == NUM_ROWS * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
+    assert metrics["seconds"]["finetune"] > 0
+
+
+def test_the_saved_models_make_the_predictions(job: Job) -> None:
+    """The head and the encoder that are left behind, one text at a time in transformers alone."""
+    head = load_head(job.results / "model")
+    source = json.loads((job.results / "model" / "config.json").read_text())["backbone"]
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    bert = AutoModelForSequenceClassification.from_pretrained(source).eval()
+    lines = (job.results / "predictions_validation.jsonl").read_text().splitlines()
+    assert len(lines) == NUM_HELD_OUT
+    for row in map(json.loads, lines):
+        with torch.inference_mode():
+            inputs = tokenizer(row["texts"]["text"], return_tensors="pt")
+            output = bert(**inputs, output_hidden_states=True)
+            hidden_TLD = torch.stack(output.hidden_states, dim=2)[0]
+            of_head = head(hidden_TLD, torch.tensor([len(hidden_TLD)])).softmax(-1)[0]
+        of_bert = output.logits.softmax(-1)[0]
+        scores = {"bert": of_bert, "head": of_head, "ensemble": (of_bert + of_head) / 2}
+        for name, probabilities in scores.items():
+            best = int(probabilities.argmax())
+            assert row[name]["prediction"] == bert.config.id2label[best]
+            assert row[name]["confidence"] == pytest.approx(float(probabilities[best]), abs=1e-5)
+
+
+def test_fine_tuning_alone_is_found_again(job: Job) -> None:
+    done = run(job.folder, "mode=finetune", "finetune.epochs=0.5", "run_name=two")
+    assert done.returncode == 0, done.stderr
+    assert "fine-tuning: found again in outputs/backbones/custom-" in done.stdout
+    # Measured by the worker that fine-tuned; the other numbers come from extractors.
+    for metric, value in job.metrics["splits"]["validation"]["bert"].items():
+        assert f"{metric} {value:.4f}" in done.stdout
+
+
+def test_a_budget_below_two_blocks_is_refused_before_the_fine_tuning(folder: Path) -> None:
+    done = run(folder, "stream.budget=10KiB", "finetune.epochs=1", "run_name=three")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"stream\.budget=10240 \(10.0 KiB\) is too small for two blocks, the least that lets "
+        r"extraction and training overlap\. The smallest that would do is \d+ \(\d+ KiB\); or "
+        r"lower extract\.block_tokens, or take extract\.codec=int8\.",
+        done.stderr.strip(),
+    )
+    assert "fine-tuning" not in done.stdout
