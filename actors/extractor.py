@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.actor import ActorHandle
 
+from actors.cluster import TORCH_ENVIRONMENT
 from actors.records import DeviceInfo, Receipt
 from bertvision_stream.blocks import BlockKey
 
@@ -21,7 +22,8 @@ class FeatureExtractor:
         # Imported here and not above: the feature stream starts extractors and needs no torch.
         import torch
 
-        from bertvision_stream.backbone import Backbone, pick_dtype
+        from bertvision_stream.backbone import Backbone
+        from bertvision_stream.devices import pick_dtype
         from bertvision_stream.extract import BlockExtractor
 
         # Left to its default, torch takes a thread for every core, in every extractor.
@@ -76,6 +78,7 @@ class ExtractorSpec:
                 name=f"{self.run}-extractor-{index}",
                 num_cpus=self.num_cpus,
                 num_gpus=self.num_gpus,
+                runtime_env={"env_vars": TORCH_ENVIRONMENT},
                 # On a GPU one call computes while the other copies its block to the host.
                 max_concurrency=2 if self.num_gpus else 1,
             )

@@ -19,15 +19,17 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import LoggingConfig, RunConfig
 
-from bertvision_stream.backbone import Backbone, BackboneWeights, pick_dtype
+from actors.cluster import TORCH_ENVIRONMENT
+from bertvision_stream.backbone import Backbone, BackboneWeights
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.data import TokenStore
+from bertvision_stream.devices import pick_dtype
 from bertvision_stream.errors import StreamError
 from bertvision_stream.extract import validation_logits
 from bertvision_stream.finetune import FinetuneOptions, StepReport, finetune, num_steps
 
 # For workers on a CPU, where a step is many short parallel loops and large short-lived gradients.
-WORKER_ENVIRONMENT = {
+WORKER_ENVIRONMENT = TORCH_ENVIRONMENT | {
     # Threads that wait spin for 300,000 rounds by default; when another process has the core that
     # they wait for, a step takes 10 times as long. 1,000: 5 % slower alone, 2 to 6 times faster so.
     "GOMP_SPINCOUNT": "1000",
@@ -150,11 +152,15 @@ def _worker(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str,
         bar = tqdm_ray.tqdm(desc="fine-tuning", total=total, unit="steps")
     start = time.perf_counter()
 
+    shown = 0
+
     def on_step(report: StepReport) -> None:
+        nonlocal shown
         if bar is not None:
             rate = report.tokens / (time.perf_counter() - start)
             bar.set_description(f"fine-tuning · loss {report.loss:.3f} · {rate:,.0f} tok/s")
-            bar.update(report.step - bar._x)
+            bar.update(report.step - shown)
+            shown = report.step
 
     model = finetune(
         weights.build(),

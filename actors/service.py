@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,15 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.cluster import ClusterResources, Placement, StoreStats, store_stats
+from actors.cluster import (
+    TORCH_ENVIRONMENT,
+    ClusterResources,
+    Placement,
+    StoreStats,
+    store_stats,
+)
 from actors.extractor import ExtractorSpec
-from actors.records import DeviceInfo
+from actors.records import DeviceInfo, EpochEnd
 from actors.stream import FeatureStream
 from actors.trainer import HeadTrainer
 from bertvision_stream.backbone import BackboneWeights
@@ -129,7 +135,12 @@ def run_stream(
     )
     trainer: Any = (
         ray.remote(HeadTrainer)
-        .options(name=f"{run}-head-trainer", num_cpus=0, num_gpus=placement.trainer_gpus)
+        .options(
+            name=f"{run}-head-trainer",
+            num_cpus=0,
+            num_gpus=placement.trainer_gpus,
+            runtime_env={"env_vars": TORCH_ENVIRONMENT},
+        )
         .remote(corpus_ref, task, heads, shape, num_threads=placement.trainer_threads)
     )
     stream: Any = (
@@ -145,7 +156,12 @@ def run_stream(
             f"{extractor_info.dtype}, a head trainer on {trainer_info.device} in "
             f"{trainer_info.dtype}"
         )
-        ray.get(stream.run.remote())
+        for epoch in range(plan.num_epochs):
+            ends: list[EpochEnd] = ray.get(stream.run_epoch.remote(epoch))
+            for line in _epoch_lines(ends, plan.num_epochs):
+                say(line)
+            if not any(end.active for end in ends):
+                break
         seconds = time.perf_counter() - ready
         stats = ray.get(stream.stats.remote())
         results, bert_logits = ray.get(trainer.results.remote())
@@ -173,3 +189,21 @@ def run_stream(
         start_seconds=ready - start,
         seconds=seconds,
     )
+
+
+def _epoch_lines(ends: Sequence[EpochEnd], num_epochs: int) -> Iterator[str]:
+    """One line for each head that trained in an epoch."""
+    for end in ends:
+        for name, record in end.records.items():
+            if record is None:
+                yield f"{name}: stopped"
+                continue
+            scores = ", ".join(
+                f"{split} {metric} {value:.4f}"
+                for split, metrics in record.scores.items()
+                for metric, value in metrics.items()
+            )
+            yield (
+                f"epoch {record.epoch}/{num_epochs}: loss {record.loss:.4f}, "
+                f"validation loss {record.validation_loss:.4f}, {scores}"
+            )

@@ -1,6 +1,7 @@
 """The feature stream: the actor that turns epoch plans into blocks delivered to trainers."""
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -15,6 +16,8 @@ from bertvision_stream.blocks import BlockKey
 from bertvision_stream.errors import StreamError
 from bertvision_stream.plan import StreamPlan, StreamStats
 from bertvision_stream.window import ByteWindow
+
+_log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 
@@ -61,6 +64,7 @@ class FeatureStream:
         # An idle extractor stands here once for each call that it may be given; an error, for all.
         self._idle: asyncio.Queue[ActorHandle | StreamError] = asyncio.Queue()
         self._made: asyncio.Queue[asyncio.Task[ray.ObjectRef]] = asyncio.Queue()
+        self._producer: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()  # asyncio itself keeps tasks only weakly
 
     async def start(self) -> DeviceInfo:
@@ -98,44 +102,42 @@ class FeatureStream:
             + " | ".join(causes)
         )
 
-    async def run(self) -> list[list[EpochEnd]]:
-        """Run all epochs; returns what each trainer reported at the end of each.
+    async def run_epoch(self, epoch: int) -> list[EpochEnd]:
+        """Deliver one epoch, each after the one before; blocks of the next are made meanwhile.
+
+        Args:
+            epoch: Counted from 0.
+
+        Returns:
+            What each trainer reports at its end.
 
         Raises:
             StreamError: A block could not be made, or a trainer failed.
         """
-        producer = asyncio.create_task(self._produce())
+        if self._producer is None:
+            self._producer = asyncio.create_task(self._produce(epoch))
+        progress = _Progress(self._plan, epoch, self._stats, shown=self._show_progress)
         try:
-            return await self._deliver_all()
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        finally:
-            producer.cancel()
-
-    async def stats(self) -> StreamStats:
-        """Totals so far; answers while `run` runs."""
-        return self._stats
-
-    async def _produce(self) -> None:
-        """Have blocks made, in the order of the plan, as far ahead as the window allows."""
-        for epoch in range(self._plan.num_epochs):
-            for key in self._plan.sequence(epoch):
-                await self._window.acquire(self._window_bytes(key))
-                self._made.put_nowait(asyncio.create_task(self._make(key)))
-
-    async def _deliver_all(self) -> list[list[EpochEnd]]:
-        ends: list[list[EpochEnd]] = []
-        for epoch in range(self._plan.num_epochs):
-            progress = _Progress(self._plan, epoch, self._stats, shown=self._show_progress)
             async with asyncio.TaskGroup() as settling:
                 for key in self._plan.sequence(epoch):
                     acks = await self._deliver(epoch, key)
                     settling.create_task(self._settle(key, acks, progress))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
             progress.close()
-            ends.append(await asyncio.gather(*(t.end_epoch.remote() for t in self._trainers)))
-            if not any(end.active for end in ends[-1]):
-                break
-        return ends
+        return await asyncio.gather(*(t.end_epoch.remote() for t in self._trainers))
+
+    async def stats(self) -> StreamStats:
+        """Totals so far; answers while an epoch runs."""
+        return self._stats
+
+    async def _produce(self, first_epoch: int) -> None:
+        """Have blocks made, in the order of the plan, as far ahead as the window allows."""
+        for epoch in range(first_epoch, self._plan.num_epochs):
+            for key in self._plan.sequence(epoch):
+                await self._window.acquire(self._window_bytes(key))
+                self._made.put_nowait(asyncio.create_task(self._make(key)))
 
     async def _deliver(self, epoch: int, key: BlockKey) -> list[ray.ObjectRef]:
         """Push the next block to every trainer; in a method so that no local outlives it."""
@@ -171,7 +173,10 @@ class FeatureStream:
             return self._pinned[key]
         self._stats.hold(self._plan.block_bytes[key])
         causes: list[str] = []
-        while len(causes) < MAX_ATTEMPTS:
+        errors_left = MAX_ATTEMPTS
+        # A death may be none of the block's doing, and extractors can die all at once.
+        deaths_left = MAX_ATTEMPTS + self._num_extractors
+        while errors_left and deaths_left:
             extractor = await self._idle_extractor()
             # Nothing is fetched here: the receipt is small, and stands for its block.
             block: ray.ObjectRef
@@ -181,6 +186,11 @@ class FeatureStream:
                 receipt: Receipt = await receipt_ref
             except RayError as error:
                 causes.append(_cause(error))
+                _log.warning("block %s failed and is made again: %s", key, causes[-1])
+                if isinstance(error, RayTaskError):
+                    errors_left -= 1
+                else:
+                    deaths_left -= 1
                 self._stats.blocks_failed += 1
                 del block, receipt_ref
                 self._after_failure(extractor, error)
@@ -193,7 +203,7 @@ class FeatureStream:
                 self._stats.cache_bytes += self._plan.block_bytes[key]
             return block
         raise StreamError(
-            f"block {key} could not be made in {MAX_ATTEMPTS} attempts; the causes, in order: "
+            f"block {key} could not be made in {len(causes)} attempts; the causes, in order: "
             + " | ".join(causes)
         )
 

@@ -41,7 +41,7 @@ class HeadTrainer:
         torch.set_num_threads(num_threads)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         self._training = make_training(corpus, task, heads, shape, device=device)
-        self._idle_since = time.perf_counter()
+        self._idle_since: float | None = None  # nobody waits before the first block
 
     def info(self) -> DeviceInfo:
         """Answers once the trainer is ready."""
@@ -51,7 +51,7 @@ class HeadTrainer:
     def consume(self, epoch: int, key: BlockKey, encoded: EncodedBlock) -> Ack:
         """Train or evaluate on one block; when this returns, nothing of the block is kept."""
         start = time.perf_counter()
-        wait_seconds = start - self._idle_since
+        wait_seconds = 0.0 if self._idle_since is None else start - self._idle_since
         self._training.consume(epoch, key, encoded)
         losses = [fit.mean_loss for fit in self._training.fits.values()]
         self._idle_since = time.perf_counter()
@@ -59,7 +59,9 @@ class HeadTrainer:
 
     def end_epoch(self) -> EpochEnd:
         """Close the epoch, after its last block."""
-        return EpochEnd(self._training.end_epoch(), self._training.active)
+        end = EpochEnd(self._training.end_epoch(), self._training.active)
+        self._idle_since = time.perf_counter()
+        return end
 
     def results(self) -> tuple[dict[str, HeadResult], dict[str, np.ndarray]]:
         """Every head's result by name, and BERT's own validation logits by split."""

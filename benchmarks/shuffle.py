@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from benchmarks.inputs import Inputs, load_inputs
-from bertvision_stream.backbone import Backbone, pick_dtype
+from bertvision_stream.backbone import Backbone
 from bertvision_stream.batches import Batch, OpenBlock, join
 from bertvision_stream.blocks import TRAIN, BlockKey, epoch_sequence
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.corpus import Corpus
+from bertvision_stream.devices import pick_dtype
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.training import HeadTraining, make_training
 

@@ -18,7 +18,8 @@ import torch
 from actors.cluster import cluster_resources, connect, place
 from actors.service import plan_stream, run_stream
 from benchmarks.inputs import Inputs, load_inputs
-from bertvision_stream.backbone import Backbone, pick_dtype
+from bertvision_stream.backbone import Backbone
+from bertvision_stream.devices import pick_dtype
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.training import make_training, train_in_process
 

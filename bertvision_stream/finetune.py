@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from bertvision_stream.backbone import pick_dtype
 from bertvision_stream.data import TokenStore
+from bertvision_stream.devices import pick_dtype
 
 WARMUP_RATIO = 0.1
 WEIGHT_DECAY = 0.01

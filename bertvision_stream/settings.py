@@ -116,7 +116,7 @@ class Settings(Group):
 
     @model_validator(mode="after")
     def _combination_fits(self) -> Settings:
-        refuse([*self._not_here_yet(), *self._data_misfits(), *self._idle_trainers()])
+        refuse([*self._not_here_yet(), *self._data_misfits(), *self._idle_keys()])
         return self
 
     def _not_here_yet(self) -> Iterator[Problem]:
@@ -146,7 +146,11 @@ class Settings(Group):
                 advice = "Leave data.path out, or take task=custom for data of your own."
                 yield Problem("data.path", wrong, advice, involves=("task",))
 
-    def _idle_trainers(self) -> Iterator[Problem]:
+    def _idle_keys(self) -> Iterator[Problem]:
+        if self.mode == "finetune" and self.finetune.epochs == 0:
+            wrong = "mode=finetune with 0 epochs would do nothing"
+            advice = "Give finetune.epochs a number above 0."
+            yield Problem("finetune.epochs", wrong, advice, involves=("mode",))
         if self.mode == "train" and self.train.num_trainers > 1:
             wrong = "mode=train fits one head, and one head is held by one trainer"
             advice = "Leave train.num_trainers out."

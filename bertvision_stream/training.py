@@ -1,21 +1,26 @@
 """Heads trained side by side on one stream of blocks: what a head trainer does, without Ray."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bertvision_stream.backbone import pick_dtype
 from bertvision_stream.batches import BatchCutter, OpenBlock
 from bertvision_stream.blocks import TRAIN, BlockKey, epoch_sequence, row_order
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.corpus import Corpus
-from bertvision_stream.extract import BlockExtractor
+from bertvision_stream.devices import pick_dtype
 from bertvision_stream.fit import HeadFit, HeadResult
 from bertvision_stream.heads import Head, HeadShape
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
+
+if TYPE_CHECKING:  # it brings transformers, which a trainer does without
+    from bertvision_stream.extract import BlockExtractor
 
 
 class HeadTraining:

@@ -35,13 +35,13 @@ from bertvision_stream.backbone import (
     load_classifier,
     load_config,
     load_tokenizer,
-    pick_dtype,
     set_output_bias,
 )
 from bertvision_stream.blocks import TRAIN, micro_batches
 from bertvision_stream.codecs import BlockFormat, Codec
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.data import TokenStore
+from bertvision_stream.devices import pick_dtype
 from bertvision_stream.errors import BackboneError
 from bertvision_stream.extract import BlockExtractor, validation_logits
 

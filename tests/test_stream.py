@@ -38,10 +38,11 @@ from actors.cluster import ClusterResources, Placement, cluster_resources, conne
 from actors.records import Ack
 from actors.service import StreamOutcome, plan_stream, run_stream
 from actors.trainer import HeadTrainer
-from bertvision_stream.backbone import Backbone, BackboneWeights, pick_dtype
+from bertvision_stream.backbone import Backbone, BackboneWeights
 from bertvision_stream.blocks import TRAIN, BlockKey
 from bertvision_stream.codecs import BlockFormat, EncodedBlock
 from bertvision_stream.corpus import Corpus
+from bertvision_stream.devices import pick_dtype
 from bertvision_stream.errors import ConfigError, StreamError
 from bertvision_stream.extract import BlockExtractor, validation_logits
 from bertvision_stream.fit import HeadResult
