@@ -24,7 +24,7 @@ from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.training import make_training, train_in_process
 
 CPU = torch.device("cpu")
-DEFAULT_KEYS = ["task=demo", "train.epochs=1", "stream.cache=0"]
+ONE_EPOCH = ["train.epochs=1", "stream.cache=0"]
 
 
 def in_process(inputs: Inputs, num_threads: int) -> tuple[float, list[float]]:
@@ -73,9 +73,9 @@ def streamed(inputs: Inputs) -> tuple[float, float, list[float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("keys", nargs="*", help="settings; default: " + " ".join(DEFAULT_KEYS))
+    parser.add_argument("keys", nargs="*", default=["task=demo"], help="settings")
     options = parser.parse_args()
-    inputs = load_inputs([*DEFAULT_KEYS, *options.keys] if options.keys else DEFAULT_KEYS)
+    inputs = load_inputs([*ONE_EPOCH, *options.keys])
     start = time.perf_counter()
     connect(None)
     num_threads = cluster_resources().num_cpus
