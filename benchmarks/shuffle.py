@@ -1,6 +1,6 @@
 """Training on blocks against a full shuffle: the scores of the same head, over several seeds.
 
-    python -m benchmarks.shuffle [--seeds 1 2 3] [key=value ...]
+    python -m benchmarks.shuffle [--seeds 1,2,3] [key=value ...]
 
 Blocks: rows are permuted once, blocks are permuted and their rows too in each epoch, as in a run.
 Full shuffle: every epoch draws its batches from one permutation of all rows. Everything else is
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", default="1,2,3", help="separated by commas")
     parser.add_argument("keys", nargs="*", default=["task=demo"])
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def main() -> int:
     dtype = pick_dtype(inputs.settings.backbone.dtype, CPU)
     backbone = Backbone(inputs.weights.build(), device=CPU, dtype=dtype)
     scores: dict[str, list[float]] = {"blocks": [], "full shuffle": []}
-    for seed in options.seeds:
+    for seed in map(int, options.seeds.split(",")):
         corpus = Corpus.pack(inputs.corpus.stores, block_tokens=2048, seed=seed)
         extractor = BlockExtractor(backbone, corpus, "bf16")
         blocks = {

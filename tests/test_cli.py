@@ -268,3 +268,12 @@ def test_data_of_the_hub_while_offline(tmp_path: Path):
         "out like it, one that holds rte/train-*.parquet, rte/validation-*.parquet"
     )
     assert (done.code, done.out) == (2, "")
+
+
+def test_all_tasks_are_checked_before_the_first_runs(tmp_path: Path):
+    write(tmp_path, BACKBONE)
+    write(tmp_path, {f"glue/cola/{split}.csv": GOOD_COLA for split in ("train", "validation")})
+    done = run(tmp_path, "task=[cola,rte]", "backbone=bert", "data.path=glue")
+    assert (done.code, done.out) == (2, "")
+    assert done.message.startswith("data.path=glue has no train split of rte")
+    assert not (tmp_path / "outputs").exists()
