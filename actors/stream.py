@@ -57,7 +57,7 @@ class FeatureStream:
         self._trainers = trainers
         self._show_progress = show_progress
         self._stats = StreamStats()
-        self._pinned: dict[BlockKey, ray.ObjectRef] = {}
+        self._pinned: dict[BlockKey, asyncio.Task[ray.ObjectRef]] = {}
         self._window = ByteWindow(plan.budget.window_bytes, plan.max_blocks)
         self._num_started = 0
         self._lost: set[ActorHandle] = set()
@@ -137,14 +137,26 @@ class FeatureStream:
         for epoch in range(first_epoch, self._plan.num_epochs):
             for key in self._plan.sequence(epoch):
                 await self._window.acquire(self._window_bytes(key))
-                self._made.put_nowait(asyncio.create_task(self._make(key)))
+                self._made.put_nowait(self._making(key))
+
+    def _making(self, key: BlockKey) -> asyncio.Task[ray.ObjectRef]:
+        """The making of a block, begun now or, for a pinned block, in its first epoch.
+
+        Pinned blocks are kept as tasks and not as refs: the next epoch may ask for one that is
+        still being made, and it must not be made twice.
+        """
+        if key in self._pinned:
+            self._stats.blocks_from_cache += 1
+            return self._pinned[key]
+        making = asyncio.create_task(self._make(key))
+        if key in self._plan.budget.pinned:
+            self._pinned[key] = making
+        return making
 
     async def _deliver(self, epoch: int, key: BlockKey) -> list[ray.ObjectRef]:
         """Push the next block to every trainer; in a method so that no local outlives it."""
         making = await self._made.get()
         block = await making
-        if key in self._plan.budget.pinned:
-            self._pinned[key] = block
         return [trainer.consume.remote(epoch, key, block) for trainer in self._trainers]
 
     async def _settle(
@@ -167,10 +179,7 @@ class FeatureStream:
         return 0 if key in self._plan.budget.pinned else self._plan.block_bytes[key]
 
     async def _make(self, key: BlockKey) -> ray.ObjectRef:
-        """The block's ref: from the cache, or made by an extractor, in bounded attempts."""
-        if key in self._pinned:
-            self._stats.blocks_from_cache += 1
-            return self._pinned[key]
+        """Have the block made by an extractor, in bounded attempts."""
         self._stats.hold(self._plan.block_bytes[key])
         causes: list[str] = []
         errors_left = MAX_ATTEMPTS

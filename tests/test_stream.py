@@ -217,6 +217,21 @@ def test_everything_cached(
     assert_bounded(outcome, plan)
 
 
+def test_an_epoch_within_the_look_ahead(
+    corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources
+) -> None:
+    """The next epochs ask for pinned blocks that are still being made: they are made once."""
+    few = Corpus.pack(corpus.stores, block_tokens=4000, seed=corpus.seed)
+    heads = {"head": settings_of("extract.codec=bf16", "backbone.dtype=bf16")}
+    plan = plan_of(heads["head"], few, cluster, num_extractors=2)
+    assert plan.num_epochs > 1
+    assert len(plan.block_bytes) < plan.max_blocks
+    outcome = stream(plan, heads, few, weights, num_extractors=2)
+    assert_same_numbers(outcome, heads, few, weights)
+    assert_made_as_planned(outcome, plan)
+    assert_bounded(outcome, plan)
+
+
 # Trainers that look at what happens are classes made in functions: Ray then pickles them as a
 # whole, and workers need not import the tests.
 
