@@ -267,3 +267,21 @@ def test_segments_against_loops():
     for row, part in zip(padded, parts, strict=True):
         assert torch.equal(row[: len(part)], part)
         assert (row[len(part) :] == 7.0).all()
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_sums_of_segments_are_those_of_segment_reduce_bit_for_bit(reduction: str):
+    segment = {"sum": segment_sum, "mean": segment_mean}[reduction]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        lengths = torch.randint(1, 200, (17,), generator=generator)
+        shape = (int(lengths.sum()), int(torch.randint(1, 300, (), generator=generator)))
+        values = torch.randn(shape, generator=generator)
+        fast, slow = (values.clone().requires_grad_() for _ in range(2))
+        actual = segment(fast, lengths)
+        expected = torch.segment_reduce(slow, reduction, lengths=lengths)
+        gradient = torch.randn(actual.shape, generator=generator)
+        actual.backward(gradient)
+        expected.backward(gradient)
+        assert torch.equal(actual, expected)
+        assert torch.equal(fast.grad, slow.grad)

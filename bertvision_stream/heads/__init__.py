@@ -1,5 +1,6 @@
 """Heads: small trainable modules from packed hidden states `[T, L, D]` to logits `[B, C]`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,9 @@ class Head(nn.Module):
             torch.manual_seed(seed)
             self._build(settings, shape)
         self.dropout = settings.dropout
+        self.shape = shape
+        # Heads of one key have the same formula, and parameters of the same shapes.
+        self.stack_key = (settings.model_copy(update={"dropout": 0.0}), shape)
         self._generator_seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
@@ -75,18 +79,30 @@ class Head(nn.Module):
         self.output = nn.Linear(positions * sum(widths), shape.num_outputs)
 
     @property
+    def mix(self) -> ScalarMix | None:
+        """Its learned mix of layers."""
+        if isinstance(self.features, AdapterPooler):
+            return self.features.mix
+        return self.features if isinstance(self.features, ScalarMix) else None
+
+    @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
     def forward(self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Packed hidden states [T, L, D] (bf16 or fp32) of B examples to logits [B, C] in fp32."""
-        if self.first_token_only:
-            hidden_TLD = hidden_TLD[segment_starts(lengths_B)]
-            lengths_B = torch.ones_like(lengths_B)
-        pooled_BF = self.pool(self._token_features(hidden_TLD), lengths_B)
-        return self.output(self._drop(pooled_BF))
+        hidden_TLD, lengths_B = self.tokens_read(hidden_TLD, lengths_B)
+        return self.classify(self.pool(self.token_features(hidden_TLD), lengths_B))
 
-    def _token_features(self, hidden_TLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def tokens_read(
+        self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens whose features count, and how many each example has of them."""
+        if not self.first_token_only:
+            return hidden_TLD, lengths_B
+        return hidden_TLD[segment_starts(lengths_B)], torch.ones_like(lengths_B)
+
+    def token_features(self, hidden_TLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Parts [T, F_i] in fp32."""
         match self.features:
             case AdapterPooler():
@@ -96,6 +112,19 @@ class Head(nn.Module):
         if self.kind == "mean_layers":
             return (hidden_TLD.float().mean(dim=1),)
         return (hidden_TLD[:, -1].float(),)
+
+    def dropout_state(self) -> dict[str, torch.Tensor]:
+        """States of the dropout's generators by device, to go on with the same draws."""
+        return {str(device): g.get_state() for device, g in self._generators.items()}
+
+    def load_dropout_state(self, states: Mapping[str, torch.Tensor]) -> None:
+        self._generators = {torch.device(name): torch.Generator(name) for name in states}
+        for device, generator in self._generators.items():
+            generator.set_state(states[str(device)])
+
+    def classify(self, pooled_BF: torch.Tensor) -> torch.Tensor:
+        """Pooled features [B, F] to logits [B, C], with dropout between them in training."""
+        return self.output(self._drop(pooled_BF))
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         """Dropout from the head's own generator: neighbours do not change its numbers."""

@@ -19,8 +19,7 @@ class AdapterPooler(nn.Module):
         adapter_dim: A.
         share_layers: Whether all layers share one projection.
         skip: What stands beside the adapters: `last` (the last layer's state), `mix` (a scalar
-            mix of
-            all layers) or `none`.
+            mix of all layers) or `none`.
     """
 
     def __init__(
@@ -39,14 +38,30 @@ class AdapterPooler(nn.Module):
 
     def forward(self, hidden_TLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Hidden states [T, L, D] to parts in fp32: adapters [T, L * A], and the skip [T, D]."""
-        dtype = hidden_TLD.dtype
-        if len(self.weight) == 1:
-            adapted_TLA = hidden_TLD @ self.weight[0].to(dtype) + self.bias.to(dtype)
-        else:
-            adapted_LTA = torch.bmm(hidden_TLD.transpose(0, 1), self.weight.to(dtype))
-            adapted_TLA = adapted_LTA.transpose(0, 1) + self.bias.to(dtype)
-        adapters = nn.functional.gelu(adapted_TLA.float()).flatten(1)
-        if self.skip == "none":
-            return (adapters,)
-        skip = hidden_TLD[:, -1].float() if self.mix is None else self.mix(hidden_TLD)
-        return adapters, skip
+        return adapt(hidden_TLD, self.weight, self.bias).flatten(1), *self.skip_part(hidden_TLD)
+
+    def skip_part(self, hidden_TLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What stands beside the adapters: one part [T, D] in fp32, or no part."""
+        if self.mix is not None:
+            return (self.mix(hidden_TLD),)
+        return (hidden_TLD[:, -1].float(),) if self.skip == "last" else ()
+
+
+def adapt(
+    hidden_TLD: torch.Tensor, weight_PDN: torch.Tensor, bias_PN: torch.Tensor
+) -> torch.Tensor:
+    """`gelu(x W + b)` of every token and layer: [T, L, D] to fp32 [T, L, N].
+
+    Args:
+        hidden_TLD: Hidden states in bf16 or fp32, the dtype of the product.
+        weight_PDN: One projection for all layers (P = 1) or one for each (P = L). N is A, or H * A
+            for H heads side by side.
+        bias_PN: Its bias.
+    """
+    dtype = hidden_TLD.dtype
+    if len(weight_PDN) == 1:
+        adapted_TLN = hidden_TLD @ weight_PDN[0].to(dtype) + bias_PN.to(dtype)
+    else:
+        adapted_LTN = torch.bmm(hidden_TLD.transpose(0, 1), weight_PDN.to(dtype))
+        adapted_TLN = adapted_LTN.transpose(0, 1) + bias_PN.to(dtype)
+    return nn.functional.gelu(adapted_TLN.float())

@@ -1,0 +1,105 @@
+"""Many heads computed together against the same heads one by one: a training step of each.
+
+    python -m benchmarks.stacked_heads [--heads 1,4,16,32] [--repeats N] [head.KEY=VALUE ...]
+
+A step is the forward pass, the loss, the backward pass and an AdamW of each head, on one batch of
+random hidden states of MiniLM's shape. One thread, and its own CPU time, so that neighbours on the
+machine disturb little; both ways take turns, and the median counts.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from bertvision_stream.config import load_settings
+from bertvision_stream.devices import keep_freed_memory
+from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.heads.stacked import stacked_logits
+from bertvision_stream.settings import HeadSettings
+
+NUM_TOKENS, NUM_EXAMPLES = 1024, 32
+SHAPE = HeadShape(num_layers=7, hidden_size=384, num_outputs=2, max_length=128)
+
+
+class Steps:
+    """A training step of `num_heads` heads, in either way.
+
+    Args:
+        settings: `head.*`.
+        num_heads: How many heads.
+        dtype: The dtype of the hidden states and so of the products.
+    """
+
+    def __init__(self, settings: HeadSettings, num_heads: int, dtype: torch.dtype):
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(NUM_TOKENS, SHAPE.num_layers, SHAPE.hidden_size, generator=generator)
+        self._hidden_TLD = hidden.to(dtype)
+        self._lengths_B = torch.arange(NUM_EXAMPLES) * 2 + 1  # their sum is NUM_TOKENS
+        self._labels_B = torch.arange(NUM_EXAMPLES) % SHAPE.num_outputs
+        self._heads = [Head(settings, SHAPE, seed=seed) for seed in range(num_heads)]
+        self._optimizers = [torch.optim.AdamW(h.parameters(), fused=True) for h in self._heads]
+
+    def one_by_one(self) -> None:
+        for head, optimizer in zip(self._heads, self._optimizers, strict=True):
+            loss = self._loss(head(self._hidden_TLD, self._lengths_B))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    def stacked(self) -> None:
+        logits = stacked_logits(self._heads, self._hidden_TLD, self._lengths_B)
+        losses = [self._loss(logits_BC) for logits_BC in logits]
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses)
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def _loss(self, logits_BC: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits_BC, self._labels_B)
+
+
+def milliseconds(steps: list[Callable[[], None]], repeats: int) -> list[float]:
+    """Median CPU time of each, taken in turns after two rounds of warming up."""
+    times: list[list[float]] = [[] for _ in steps]
+    for repeat in range(repeats + 2):
+        for step, own in zip(steps, times, strict=True):
+            start = time.process_time()
+            step()
+            if repeat >= 2:
+                own.append(1e3 * (time.process_time() - start))
+    return [statistics.median(own) for own in times]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--heads", default="1,4,16,32", help="how many, separated by commas")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("keys", nargs="*", help="head.KEY=VALUE")
+    options = parser.parse_args()
+    settings = load_settings(["task=demo", *options.keys]).head
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    print(f"{settings}\nms of a training step on {NUM_TOKENS:,} tokens, one thread")
+    print("         one by one         stacked       bf16 stacked: faster than   time of")
+    print("heads    fp32    bf16    fp32    bf16     fp32 and bf16 one by one  one head")
+    single = Steps(settings, 1, torch.bfloat16).one_by_one
+    for num_heads in map(int, options.heads.split(",")):
+        fp32 = Steps(settings, num_heads, torch.float32)
+        bf16 = Steps(settings, num_heads, torch.bfloat16)
+        steps = [fp32.one_by_one, fp32.stacked, bf16.one_by_one, bf16.stacked, single]
+        *four, one = milliseconds(steps, options.repeats)
+        print(
+            f"{num_heads:5}  {four[0]:6.1f}  {four[2]:6.1f}  {four[1]:6.1f}  {four[3]:6.1f}  "
+            f"{four[0] / four[3]:14.2f}x {four[2] / four[3]:9.2f}x  {four[3] / one:7.2f}x"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
