@@ -14,15 +14,16 @@ from yaml import YAMLError
 
 from bertvision_stream.config_errors import Problem, nearest, nearest_keys, render_report
 from bertvision_stream.config_help import format_help
-from bertvision_stream.config_keys import allowed, choices, dotted_keys, is_text, key_schemas
+from bertvision_stream.config_keys import dotted_keys, key_schemas
 from bertvision_stream.errors import ConfigError
+from bertvision_stream.schema_words import allowed, choices, is_text
 from bertvision_stream.setting_types import TASK_NAMES
 from bertvision_stream.settings import Settings, TaskSettings
 
 __all__ = ["Settings", "TaskSettings", "dotted_keys", "format_help", "load_settings"]
 
 _SHORTHANDS = {"backbone": "backbone.name"}
-_FREE_FORM = "search.space"  # Any key may follow below it: search.space.train.lr=[1e-4,1e-3].
+_FREE_FORM = "search.space"  # Any key may follow below it: search.space.train.lr=log:1e-4..1e-2.
 
 
 def load_settings(argv: Sequence[str]) -> Settings:
@@ -38,10 +39,16 @@ def load_settings(argv: Sequence[str]) -> Settings:
     values, unreadable = _merge(arguments)
     problems = [*malformed, *unreadable]
     settings, invalid = _validate(values, at_fault={found.key for found in problems})
-    problems += [replace(found, given=arguments.get(found.key, "")) for found in invalid]
+    problems += [replace(found, given=_given(arguments, found.key)) for found in invalid]
     if settings is None or problems:
         raise ConfigError(render_report(problems))
     return settings
+
+
+def _given(arguments: dict[str, str], key: str) -> str:
+    """The arguments that set `key`: several where it is free-form."""
+    of_key = [text for name, text in arguments.items() if f"{name}.".startswith(f"{key}.")]
+    return " ".join(of_key)
 
 
 def _sort_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:

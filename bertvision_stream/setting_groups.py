@@ -16,6 +16,7 @@ from bertvision_stream.setting_types import (
     Auto,
     Bytes,
     Columns,
+    Fraction,
     MaxLength,
     NotNegative,
     NumGpus,
@@ -60,8 +61,10 @@ class DataSettings(Group):
         "file, or a folder of them.",
         json_schema_extra=unset("the hub"),
     )
-    train_fraction: float = Field(
-        default=1.0, gt=0, le=1, description="Share of the training examples to use."
+    train_fraction: Fraction | None = Field(
+        default=None,
+        description="Share of the training examples to use.",
+        json_schema_extra=unset("1.0; 0.1 to search on mnli, qnli, qqp or sst2"),
     )
     max_length: MaxLength | None = Field(
         default=None,
@@ -139,6 +142,10 @@ class StreamSettings(Group):
         return self
 
 
+ADAPTER_OPTIONS = ("adapter_dim", "share_layers", "skip", "pool")
+"""Settings of a head that only `adapter_pooler` has."""
+
+
 class HeadSettings(Group):
     """The small trainable module on the hidden states."""
 
@@ -175,7 +182,7 @@ class HeadSettings(Group):
                         f"Leave head.{name} out, or take head.kind=adapter_pooler.",
                         involves=("head.kind",),
                     )
-                    for name in ("adapter_dim", "share_layers", "skip", "pool")
+                    for name in ADAPTER_OPTIONS
                     if getattr(self, name) != HeadSettings.model_fields[name].default
                 ]
             )
@@ -203,6 +210,11 @@ class TrainSettings(Group):
         default="auto",
         description="Precision of the head's products; the weights are fp32 in any case.",
     )
+    stack_heads: bool = Field(
+        default=True,
+        description="Compute heads of equal shape together: faster, and equal to one by one but "
+        "for rounding.",
+    )
     num_trainers: AtLeastOne = Field(
         default=1, description="Actors that the heads are spread over."
     )
@@ -229,8 +241,16 @@ class SearchSettings(Group):
     )
     space: dict[str, Any] = Field(
         default_factory=dict,
-        description="Keys to search and their ranges.",
-        json_schema_extra=unset("built in"),
+        description="Keys to vary, added to the default ones: search.space.KEY=[8,16] lists "
+        "values; 0..0.3 is a range, both ends included; log:1e-4..1e-2 a logarithmic one; null "
+        "leaves KEY out, as does setting it, KEY=VALUE. KEY is seed (of a head's initialisation), "
+        "a key of head, or train.lr, .weight_decay, .warmup_ratio, .batch_size; with "
+        "search.target=backbone seed or finetune.lr, .epochs, .batch_size.",
+        json_schema_extra=unset(
+            "train.lr=log:0.0001..0.01, head.adapter_dim=[8,16,32,64,128,256], seed=1..2000; for a "
+            "backbone finetune.lr from half to 5 times its default, "
+            "finetune.epochs=[0.5,1.0,2.0,3.0], seed=1..2000"
+        ),
     )
 
 

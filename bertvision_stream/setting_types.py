@@ -74,8 +74,10 @@ def _columns(columns: object) -> object:
 Auto = Literal["auto"]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 MaxLength = Annotated[int, Field(ge=8)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 NumGpus = Annotated[
     float,
     AfterValidator(_check_num_gpus),

@@ -6,11 +6,13 @@ Defaults of None that depend on the task are filled in by `Settings.for_task`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from bertvision_stream.config_errors import Problem
+from bertvision_stream.search_space import Space, resolve_space
 from bertvision_stream.setting_groups import (
     BackboneSettings,
     DataSettings,
@@ -27,14 +29,16 @@ from bertvision_stream.setting_groups import (
 )
 from bertvision_stream.setting_types import (
     AtLeastOne,
+    Fraction,
     MaxLength,
     Positive,
+    Seed,
     TaskChoice,
     refuse,
 )
 from bertvision_stream.tasks import GLUE_TASKS, TASKS, Task
 
-_LATER_MODES = ("search", "predict", "plan")  # Planned: delete an entry when it arrives.
+_LATER_MODES = ("predict", "plan")  # Planned: delete an entry when it arrives.
 _MINILM_LR = 1e-4  # Fine-tuning rate for a small model; the tasks' own rates are for BERT.
 # Here for its recommended hyperparameters; what else `custom` is, its data tell.
 _CUSTOM = Task(name="custom", kind="classification", text_columns=(), metrics=())
@@ -51,10 +55,11 @@ class Settings(Group):
     task: TaskChoice = Field(description="What to learn.")
     mode: Literal["train", "search", "finetune", "predict", "plan"] = Field(
         default="train",
-        description="train fits a head; finetune stops after the backbone's fine-tuning; "
+        description="train fits a head; search tries many and trains the best; finetune stops "
+        "after the backbone's fine-tuning; "
         f"{', '.join(_LATER_MODES)} come with a later version.",
     )
-    seed: int = Field(default=42, ge=0, le=2**32 - 1, description="Seed of everything random.")
+    seed: Seed = Field(default=42, description="Seed of everything random.")
     output_dir: str = Field(
         default="outputs", description="Folder of results: output_dir/TASK/RUN_NAME/ for each task."
     )
@@ -66,7 +71,8 @@ class Settings(Group):
         | {"allowed": "a folder name of letters, digits, dots, dashes and underscores"},
     )
     resume: bool = Field(
-        default=False, description="Go on with an interrupted run; comes with a later version."
+        default=False,
+        description="Go on with the interrupted run of the same settings, if there is one.",
     )
     backbone: BackboneSettings = BackboneSettings()
     data: DataSettings = DataSettings()
@@ -96,13 +102,15 @@ class Settings(Group):
             raise ValueError(f"{name} is not among the tasks of this run: {', '.join(self.tasks)}")
         task = TASKS.get(name, _CUSTOM)
         backbone = self.backbone.name or ("minilm" if name == "demo" else "bert-base-uncased")
+        finetune_lr = _MINILM_LR if backbone == "minilm" else task.finetune_lr
+        searching = self.mode == "search"
         defaults: dict[str, dict[str, Any]] = {
             "backbone": {"name": backbone},
-            "data": {"max_length": task.max_length},
-            "finetune": {
-                "lr": _MINILM_LR if backbone == "minilm" else task.finetune_lr,
-                "batch_size": task.batch_size,
+            "data": {
+                "max_length": task.max_length,
+                "train_fraction": task.search_fraction if searching else 1.0,
             },
+            "finetune": {"lr": finetune_lr, "batch_size": task.batch_size},
             "train": {"batch_size": task.batch_size},
         }
         values = self.model_dump() | {"task": name}
@@ -110,21 +118,52 @@ class Settings(Group):
             for key, default in group_defaults.items():
                 if values[group][key] is None:
                     values[group][key] = default
+        space, _ = self._space(finetune_lr) if searching else ({}, [])
+        values["search"]["space"] = {key: dimension.written for key, dimension in space.items()}
         if name == "demo":
             values["data"]["path"] = None  # It was for the other tasks of a list.
         return TaskSettings.model_validate(values)
 
+    def after_search(self, name: str) -> TaskSettings:
+        """As `for_task`, for the training that follows a search.
+
+        In `mode=train`, on all training examples unless `data.train_fraction` was given.
+        """
+        return self.model_copy(update={"mode": "train"}).for_task(name)
+
+    def _space(self, finetune_lr: float) -> tuple[Space, list[Problem]]:
+        """What is searched, and what is wrong with it."""
+        groups = {"train": self.train, "head": self.head, "finetune": self.finetune}
+        fixed = {
+            f"{name}.{key}": getattr(group, key)
+            for name, group in groups.items()
+            for key in group.model_fields_set
+            if getattr(group, key) is not None
+        }
+        return resolve_space(
+            self.search.space,
+            target=self.search.target,
+            fixed=fixed,
+            head_kind=self.head.kind,
+            finetune_lr=finetune_lr,
+        )
+
     @model_validator(mode="after")
     def _combination_fits(self) -> Settings:
-        refuse([*self._not_here_yet(), *self._data_misfits(), *self._idle_keys()])
+        refuse(
+            [
+                *self._not_here_yet(),
+                *self._data_misfits(),
+                *self._idle_keys(),
+                *self._search_misfits(),
+            ]
+        )
         return self
 
     def _not_here_yet(self) -> Iterator[Problem]:
         if self.mode in _LATER_MODES:
             wrong = f"mode={self.mode} comes with a later version"
-            yield Problem("mode", wrong, "This version has mode=train and mode=finetune.")
-        if self.resume:
-            yield Problem("resume", "resuming comes with a later version", "Leave resume out.")
+            yield Problem("mode", wrong, "This version has mode=train, search and finetune.")
 
     def _data_misfits(self) -> Iterator[Problem]:
         if "custom" in self.tasks and len(self.tasks) > 1:
@@ -147,14 +186,30 @@ class Settings(Group):
                 yield Problem("data.path", wrong, advice, involves=("task",))
 
     def _idle_keys(self) -> Iterator[Problem]:
-        if self.mode == "finetune" and self.finetune.epochs == 0:
-            wrong = "mode=finetune with 0 epochs would do nothing"
+        on_backbone = self.mode == "search" and self.search.target == "backbone"
+        if self.finetune.epochs == 0 and (on_backbone or self.mode == "finetune"):
+            what = "a search of the fine-tuning" if on_backbone else "mode=finetune"
             advice = "Give finetune.epochs a number above 0."
-            yield Problem("finetune.epochs", wrong, advice, involves=("mode",))
+            involved = ("mode", "search.target")
+            wrong = f"{what} with 0 epochs would do nothing"
+            yield Problem("finetune.epochs", wrong, advice, involves=involved)
         if self.mode == "train" and self.train.num_trainers > 1:
             wrong = "mode=train fits one head, and one head is held by one trainer"
             advice = "Leave train.num_trainers out."
             yield Problem("train.num_trainers", wrong, advice, involves=("mode",))
+
+    def _search_misfits(self) -> Iterator[Problem]:
+        if self.mode == "search":
+            # Any learning rate will do: it moves a default range and is at fault for nothing.
+            _, problems = self._space(_MINILM_LR)
+            for problem in problems:
+                yield replace(problem, involves=("mode", *problem.involves))
+            return
+        for name, field in SearchSettings.model_fields.items():
+            if getattr(self.search, name) != field.get_default(call_default_factory=True):
+                wrong = f"only mode=search has a use for this, and mode is {self.mode}"
+                advice = f"Leave search.{name} out, or take mode=search."
+                yield Problem(f"search.{name}", wrong, advice, involves=("mode",))
 
 
 class ResolvedBackbone(BackboneSettings):
@@ -167,6 +222,7 @@ class ResolvedData(DataSettings):
     """`DataSettings` of one task."""
 
     max_length: MaxLength
+    train_fraction: Fraction
 
 
 class ResolvedFinetune(FinetuneSettings):
@@ -183,10 +239,16 @@ class ResolvedTrain(TrainSettings):
 
 
 class TaskSettings(Settings):
-    """What to run for one task, with nothing left to fill in."""
+    """What to run for one task, with nothing left to fill in.
+
+    `search.space` holds all that is searched, defaults included: `search_space.read_space`.
+    """
 
     task: str
     backbone: ResolvedBackbone
     data: ResolvedData
     finetune: ResolvedFinetune
     train: ResolvedTrain
+
+    def _search_misfits(self) -> Iterator[Problem]:
+        yield from ()  # They were found before defaults and given values became one.

@@ -29,6 +29,7 @@ class Task:
         finetune_lr: Recommended learning rate to fine-tune BERT-base or -large with.
         batch_size: Recommended number of examples in a batch.
         max_length: Recommended limit of tokens in an example, special tokens included.
+        search_fraction: Share of the training examples that a search takes, unless told otherwise.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task:
     finetune_lr: float = 2e-5
     batch_size: int = 32
     max_length: int = 128
+    search_fraction: float = 1.0
 
     @property
     def num_labels(self) -> int:
@@ -61,6 +63,7 @@ def _glue(
     finetune_lr: float,
     batch_size: int,
     max_length: int = 128,
+    search_fraction: float = 1.0,
 ) -> Task:
     return Task(
         name=name,
@@ -74,6 +77,7 @@ def _glue(
         finetune_lr=finetune_lr,
         batch_size=batch_size,
         max_length=max_length,
+        search_fraction=search_fraction,
     )
 
 
@@ -94,6 +98,7 @@ _GLUE = (
         metrics=("accuracy",),
         finetune_lr=2e-5,
         batch_size=32,
+        search_fraction=0.1,
     ),
     _glue(
         "mrpc",
@@ -118,6 +123,7 @@ _GLUE = (
         metrics=("accuracy", "f1"),
         finetune_lr=1e-5,
         batch_size=32,
+        search_fraction=0.1,
     ),
     _glue(
         "mnli",
@@ -127,6 +133,7 @@ _GLUE = (
         validation_splits=("validation_matched", "validation_mismatched"),
         finetune_lr=1e-5,
         batch_size=32,
+        search_fraction=0.1,
     ),
     _glue(
         "qnli",
@@ -135,6 +142,7 @@ _GLUE = (
         metrics=("accuracy",),
         finetune_lr=1e-5,
         batch_size=32,
+        search_fraction=0.1,
     ),
     _glue(
         "rte",

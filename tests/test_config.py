@@ -7,7 +7,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from bertvision_stream.config import Settings, dotted_keys, format_help, load_settings
+from bertvision_stream.config import Settings, TaskSettings, dotted_keys, format_help, load_settings
 from bertvision_stream.config_errors import nearest, nearest_keys
 from bertvision_stream.errors import ConfigError, UserError
 from bertvision_stream.settings import HeadSettings
@@ -24,7 +24,7 @@ extract.num_extractors extract.num_gpus extract.block_tokens extract.codec
 stream.budget stream.cache
 head.kind head.adapter_dim head.share_layers head.skip head.pool head.dropout
 train.epochs train.lr train.batch_size train.weight_decay train.warmup_ratio train.patience
-train.precision train.num_trainers train.num_gpus
+train.precision train.stack_heads train.num_trainers train.num_gpus
 search.num_trials search.searcher search.scheduler search.max_concurrent search.target search.space
 evaluate.ensemble
 ray.address
@@ -57,6 +57,7 @@ def test_values_of_every_type_are_read():
     settings = load_settings(
         [
             "task=[cola,rte]",
+            "mode=search",
             "finetune.epochs=0.3",
             "finetune.reuse=false",
             "train.epochs=3",
@@ -68,7 +69,7 @@ def test_values_of_every_type_are_read():
             "stream.budget=256MiB",
             "head.skip=none",
             "backbone.revision=null",
-            "search.space={train.lr: [1e-4, 1e-3]}",
+            "search.space={train.warmup_ratio: [0, 0.1]}",
         ]
     )
     assert settings.task == ("cola", "rte")
@@ -84,12 +85,13 @@ def test_values_of_every_type_are_read():
     assert settings.stream.cache == "auto"
     assert settings.head.skip == "none"
     assert settings.backbone.revision is None
-    assert settings.search.space == {"train.lr": [1e-4, 1e-3]}
+    assert settings.search.space == {"train.warmup_ratio": [0, 0.1]}
 
 
 def test_free_form_keys_are_merged():
-    settings = load_settings(["task=demo", "search.space.train.lr=[1,2]", "search.space.b={c: 3}"])
-    assert settings.search.space == {"train": {"lr": [1, 2]}, "b": {"c": 3}}
+    argv = ["search.space.train.lr=[1,2]", "search.space.head={skip: [mix, none]}"]
+    settings = load_settings(["task=demo", "mode=search", *argv])
+    assert settings.search.space == {"train": {"lr": [1, 2]}, "head": {"skip": ["mix", "none"]}}
 
 
 @pytest.mark.parametrize(
@@ -160,12 +162,17 @@ def test_models_take_no_unknown_field():
 
 
 def test_settings_survive_json():
-    argv = [*CUSTOM, "stream.budget=1GiB", "search.space={a: [1, x]}", "extract.num_gpus=0.5"]
-    settings = load_settings(argv)
+    settings = load_settings([*CUSTOM, "stream.budget=1GiB", "extract.num_gpus=0.5"])
     dumped = json.dumps(settings.model_dump(mode="json"))
     assert json.loads(dumped)["stream"] == {"budget": 2**30, "cache": "auto"}
     assert Settings.model_validate(json.loads(dumped)) == settings
-    assert json.loads(json.dumps(settings.for_task("custom").model_dump(mode="json")))
+
+
+@pytest.mark.parametrize("mode", ["train", "search"])
+def test_settings_of_a_task_survive_json(mode):
+    settings = load_settings([*CUSTOM, f"mode={mode}", "head.dropout=0.1"]).for_task("custom")
+    dumped = json.dumps(settings.model_dump(mode="json"))
+    assert TaskSettings.model_validate(json.loads(dumped)) == settings
 
 
 # --- one task of a run
@@ -190,6 +197,29 @@ def test_for_task_keeps_what_was_given():
     assert settings.finetune.lr == 3e-5
     assert settings.finetune.batch_size == 4
     assert settings.train.batch_size == 8
+
+
+def test_a_search_samples_the_large_tasks():
+    def fraction(name, *argv):
+        return load_settings(["task=glue", *argv]).for_task(name).data.train_fraction
+
+    sampled = {name for name in GLUE_TASKS if fraction(name, "mode=search") == 0.1}
+    assert sampled == {"mnli", "qnli", "qqp", "sst2"}
+    assert fraction("cola", "mode=search") == fraction("mnli") == 1.0
+    assert fraction("mnli", "mode=search", "data.train_fraction=0.5") == 0.5
+    assert fraction("mnli", "mode=search", "data.train_fraction=null") == 0.1
+    assert fraction("cola", "data.train_fraction=0.5") == 0.5
+
+
+def test_the_best_trial_is_trained_on_all_examples_unless_told_otherwise():
+    argv = ["task=mnli", "mode=search", "search.num_trials=3", "search.space.seed=[1,2]"]
+    best = load_settings(argv).after_search("mnli")
+    assert (best.mode, best.data.train_fraction) == ("train", 1.0)
+    assert best == load_settings(["task=mnli"]).for_task("mnli").model_copy(
+        update={"search": best.search}
+    )
+    given = load_settings([*argv, "data.train_fraction=0.2"]).after_search("mnli")
+    assert given.data.train_fraction == 0.2
 
 
 def test_for_task_picks_a_backbone_and_its_rate():
@@ -337,8 +367,8 @@ def test_a_key_given_twice():
         ("train.lr=.nan", "a number above 0"),
         ("train.lr=1e999", "a number above 0"),
         ("train.lr=0", "a number above 0"),
-        ("data.train_fraction=0", "a number above 0 and at most 1"),
-        ("data.train_fraction=1.1", "a number above 0 and at most 1"),
+        ("data.train_fraction=0", "a number above 0 and at most 1, or null"),
+        ("data.train_fraction=1.1", "a number above 0 and at most 1, or null"),
         ("data.max_length=7", "a whole number of at least 8, or null"),
         ("head.dropout=1", "a number of at least 0 and below 1"),
         ("train.warmup_ratio=1", "a number of at least 0 and below 1"),
@@ -454,8 +484,26 @@ def test_one_head_needs_one_trainer():
     assert wrong == "mode=train fits one head, and one head is held by one trainer"
 
 
+def test_search_keys_do_nothing_without_a_search():
+    written = ["search.space.train.lr=[1e-4,1e-3]", "search.space.seed=null"]
+    assert items("task=demo", "search.num_trials=8", *written) == [
+        [
+            "search.num_trials=8",
+            "only mode=search has a use for this, and mode is train",
+            "Leave search.num_trials out, or take mode=search.",
+        ],
+        [
+            " ".join(written),
+            "only mode=search has a use for this, and mode is train",
+            "Leave search.space out, or take mode=search.",
+        ],
+    ]
+    assert len(items("task=demo", "mode=serch", "search.num_trials=8")) == 1
+    load_settings(["task=demo", "mode=search", "search.num_trials=8", "train.num_trainers=2"])
+
+
 def test_what_comes_with_a_later_version():
-    assert items("task=squad_v2", "mode=plan", "resume=true") == [
+    assert items("task=squad_v2", "mode=plan") == [
         [
             "task=squad_v2",
             "squad_v2 comes with a later version",
@@ -464,9 +512,8 @@ def test_what_comes_with_a_later_version():
         [
             "mode=plan",
             "mode=plan comes with a later version",
-            "This version has mode=train and mode=finetune.",
+            "This version has mode=train, search and finetune.",
         ],
-        ["resume=true", "resuming comes with a later version", "Leave resume out."],
     ]
 
 
@@ -493,7 +540,7 @@ def test_all_layers_of_problems_are_reported_at_once():
 
 def test_consequences_of_a_reported_problem_are_not_reported():
     assert len(items("task=custm", "data.text_columns=a", "data.label_column=y")) == 1
-    assert len(items("mode=search", "task=demo", "train.num_trainers=4")) == 1
+    assert len(items("mode=plan", "task=demo", "train.num_trainers=4")) == 1
     assert len(items("head.kind=clss", "task=demo", "head.pool=cls")) == 1
 
 

@@ -1,0 +1,81 @@
+"""What tests of the search share: a job of small blocks, and each trial by itself as the oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from streams import SHAPE, TASK, extractor_of, plan_of
+from tiny import CPU, task_settings, tiny_tokenizer
+
+from actors.cluster import ClusterResources, Placement
+from actors.job import Job
+from actors.prepare import PreparedBackbone
+from bertvision_stream.backbone import BackboneWeights
+from bertvision_stream.blocks import TRAIN
+from bertvision_stream.corpus import Corpus
+from bertvision_stream.data import Split, TaskData
+from bertvision_stream.fit import HeadResult
+from bertvision_stream.plan import Position
+from bertvision_stream.search_space import trial_settings
+from bertvision_stream.settings import TaskSettings
+from bertvision_stream.training import make_training
+from tune.analysis import Search, read_search
+from tune.search import SearchOutcome, search_heads
+
+
+def job_of(
+    corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources, *overrides: str
+) -> Job:
+    settings = task_settings(TASK.name, "mode=search", "search.searcher=random", *overrides)
+    splits = {
+        name: Split(name, [("",)] * store.num_examples, store.labels)
+        for name, store in corpus.stores.items()
+    }
+    return Job(
+        settings=settings,
+        data=TaskData(TASK, splits.pop(TRAIN), tuple(splits.values()), ()),
+        source="",
+        tokenizer=tiny_tokenizer(),
+        cluster=cluster,
+        placement=Placement(1, 0.5, 0, 1, 0, 1),
+        corpus=corpus,
+        block_tokens=512,
+        plan=plan_of(settings, corpus, cluster, num_extractors=1),
+        shape=SHAPE,
+        backbone=PreparedBackbone(weights, None, 0.0, False, True, {}),
+        store_bytes=cluster.store_room(0),
+    )
+
+
+def search(job: Job, folder: Path, **options: Any) -> tuple[SearchOutcome, Search]:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(job.settings.model_dump()))
+    options = {"resume": False, "show_progress": False, "say": print, **options}
+    return search_heads(job, folder, **options), read_search(folder)
+
+
+def alone(job: Job, settings: TaskSettings) -> HeadResult:
+    """A head trained in this process, on the order that a search has in every epoch."""
+    extractor = extractor_of(settings, job.corpus, job.backbone.weights)
+    training = make_training(job.corpus, TASK, {"head": settings}, SHAPE, device=CPU)
+    epoch = 0
+    while training.active:
+        for index, key in enumerate(job.plan.sequence(0)):
+            training.consume(Position(epoch, index), key, extractor.extract(key))
+        training.end_epoch(epoch)
+        epoch += 1
+    return training.results()["head"]
+
+
+def assert_as_if_alone(job: Job, found: Search) -> None:
+    """What each trial reported, bit for bit, up to where it was stopped."""
+    for trial in found.trials:
+        result = alone(job, trial_settings(job.settings, trial.config))
+        reported = trial.history[["loss", "validation_loss", "validation_matthews"]].to_numpy()
+        expected = [
+            (r.loss, r.validation_loss, r.scores["validation"]["matthews"]) for r in result.history
+        ]
+        np.testing.assert_array_equal(reported, expected[: len(reported)])

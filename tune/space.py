@@ -1,0 +1,113 @@
+"""From the space of a search to Ray Tune: its domains, and the searchers that draw from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from ray import tune
+from ray.tune.search import SearchAlgorithm, Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search.sample import Domain
+
+from bertvision_stream.search_dimensions import Choice, Dimension
+from bertvision_stream.search_space import Space
+from bertvision_stream.trial_results import MODE, SCORE, WORST_SCORE
+
+# Trials that are drawn at random before a searcher learns from their scores. Tune's default for
+# hyperopt is 20, which would make the default search of 20 trials a random one.
+_NUM_RANDOM = 8
+
+
+def tune_domains(space: Space) -> dict[str, Domain]:
+    """The `param_space` of a Tuner: a domain by dotted key."""
+    return {key: _domain(dimension) for key, dimension in space.items()}
+
+
+def _domain(dimension: Dimension) -> Domain:
+    if isinstance(dimension, Choice):
+        return tune.choice(list(dimension.values))
+    low, high = dimension.low, dimension.high
+    if dimension.integer:
+        draw = tune.lograndint if dimension.log else tune.randint
+        return draw(int(low), int(high) + 1)  # Tune leaves the end out.
+    return tune.loguniform(low, high) if dimension.log else tune.uniform(low, high)
+
+
+def make_searcher(
+    name: Literal["hyperopt", "optuna", "random"], *, seed: int, num_concurrent: int
+) -> Searcher | SearchAlgorithm:
+    """The `search_alg` of a Tuner.
+
+    With the same seed a searcher proposes the same trials, as long as it hears the same scores in
+    the same order.
+
+    Args:
+        name: `search.searcher`.
+        seed: Of what it draws.
+        num_concurrent: Trials that run at once. So many are proposed before any score is known,
+            and they are drawn at random.
+    """
+    num_random = max(_NUM_RANDOM, num_concurrent)
+    if name == "random":
+        # Tune does not limit this one by `max_concurrent_trials`.
+        return BasicVariantGenerator(max_concurrent=num_concurrent, random_state=seed)
+    if name == "hyperopt":
+        from ray.tune.search.hyperopt import HyperOptSearch
+
+        return DivergedIsWorst(HyperOptSearch(n_initial_points=num_random, random_state_seed=seed))
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # It announces each trial.
+    sampler = optuna.samplers.TPESampler(n_startup_trials=num_random, seed=seed)
+    return DivergedIsWorst(OptunaSearch(sampler=sampler))
+
+
+class DivergedIsWorst(Searcher):
+    """Tells a searcher that a trial that diverged has the worst score there is.
+
+    Left to themselves both searchers learn nothing from a score of nan: hyperopt drops the trial
+    (and in a simulation with a fifth of the space diverging proposed three times as many such
+    trials as chance would), Optuna refuses the score and takes the trial for running for ever.
+
+    Args:
+        searcher: What proposes the trials.
+    """
+
+    def __init__(self, searcher: Searcher):
+        super().__init__(metric=SCORE, mode=MODE)
+        self.searcher = searcher
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        return self.searcher.set_search_properties(metric, mode, config, **spec)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        return self.searcher.suggest(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.searcher.on_trial_result(trial_id, _finite(result))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self.searcher.on_trial_complete(trial_id, result and _finite(result), error)
+
+    def save(self, checkpoint_path: str) -> None:
+        self.searcher.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.searcher.restore(checkpoint_path)
+
+    def get_state(self) -> dict[str, Any]:
+        return {}  # All that is to be saved is the inner searcher's, which Tune saves by itself.
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def _finite(result: dict[str, Any]) -> dict[str, Any]:
+    score = result.get(SCORE, math.nan)
+    return result if math.isfinite(score) else {**result, SCORE: WORST_SCORE}
