@@ -3,14 +3,27 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+from ray.util import placement_group_table
 
 from bertvision_stream.errors import ConfigError
 from bertvision_stream.settings import TaskSettings
+from bertvision_stream.units import format_seconds
+
+T = TypeVar("T")
+
+_log = logging.getLogger("bertvision_stream")
+
+# What waits for its resources for so long is spoken of, and again each time.
+NOTICE_SECONDS = 30.0
 
 # Read by Ray when it starts.
 ENVIRONMENT = {
@@ -22,8 +35,22 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # It sends prints through a logger, and so breaks the lines that draw progress bars.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Its table of trials, which we have one of our own for, in place of a line for each of them.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # A block that failed is reported by the stream; Ray would print its traceback as well.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+}
+
+# Of a cluster that we start: a full object store is an error and never a file; a freed block is
+# gone in 0.05 s and not in 0.8 s; and the GCS remembers the last thousand calls for the dashboard.
+# By default it is a hundred thousand, at 3 KiB each: it grew with every block, up to 300 MiB.
+OWN_CLUSTER = {
+    "automatic_object_spilling_enabled": False,
+    "local_fs_capacity_threshold": 0.0,
+    "free_objects_period_milliseconds": 50,
+    # Trials of a search take no CPU; Ray warns of more than four processes for each of these.
+    "worker_maximum_startup_concurrency": 16,
+    "task_events_max_num_task_in_gcs": 1000,
 }
 
 # For every actor that computes with torch. oneDNN and its wrapper keep a kernel for each shape of a
@@ -39,12 +66,22 @@ TRAINERS_GPU_SHARE = 0.2
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What the cluster has in all: CPU cores, GPUs, nodes, bytes of object stores."""
+    """What the cluster has in all: CPU cores, GPUs, nodes, bytes of object stores.
+
+    `store_used_bytes` of them were taken by others when we came. `memory_bytes` is what there is
+    for processes, as Ray counts it.
+    """
 
     num_cpus: int
     num_gpus: int
     num_nodes: int
     store_bytes: int
+    store_used_bytes: int = 0
+    memory_bytes: int = 0
+
+    def store_room(self, resident_bytes: int) -> int:
+        """Bytes for blocks where each node's object store also holds `resident_bytes` of ours."""
+        return max(self.store_bytes - self.store_used_bytes - self.num_nodes * resident_bytes, 0)
 
 
 def connect(address: str | None) -> None:
@@ -72,17 +109,7 @@ def connect(address: str | None) -> None:
                 f"`ray start --head`, or leave ray.address out to use this machine alone."
             ) from error
         return
-    # On a cluster of our own a full object store is an error and never a file, and a freed block is
-    # gone in 0.05 s and not in 0.8 s.
-    ray.init(
-        address="local",
-        _system_config={
-            "automatic_object_spilling_enabled": False,
-            "local_fs_capacity_threshold": 0.0,
-            "free_objects_period_milliseconds": 50,
-        },
-        logging_level=logging.ERROR,
-    )
+    ray.init(address="local", _system_config=OWN_CLUSTER, logging_level=logging.ERROR)
 
 
 def cluster_resources() -> ClusterResources:
@@ -93,22 +120,29 @@ def cluster_resources() -> ClusterResources:
         num_gpus=int(total.get("GPU", 0)),
         num_nodes=sum(node["Alive"] for node in ray.nodes()),
         store_bytes=int(total["object_store_memory"]),
+        store_used_bytes=store_stats().used_bytes,
+        memory_bytes=int(total.get("memory", 0)),
     )
 
 
 @dataclass(frozen=True)
 class StoreStats:
-    """Bytes that the object stores have written to disk since they started."""
+    """Bytes that the object stores have written to disk since they started, and hold now."""
 
     spilled_bytes: int
     fallback_bytes: int
+    used_bytes: int
 
 
 def store_stats() -> StoreStats:
     """Counters of all nodes' object stores."""
     state = get_state_from_address(ray.get_runtime_context().gcs_address)
     stats = get_memory_info_reply(state).store_stats
-    return StoreStats(stats.spilled_bytes_total, stats.object_store_bytes_fallback)
+    return StoreStats(
+        stats.spilled_bytes_total,
+        stats.object_store_bytes_fallback,
+        stats.object_store_bytes_used,
+    )
 
 
 @dataclass(frozen=True)
@@ -191,3 +225,54 @@ def _have_room(demands: Sequence[float], num_gpus: int) -> bool:
                 return False
             free[free.index(min(fitting))] -= demand
     return True
+
+
+def in_thread(function: Callable[[], T], name: str) -> Future[T]:
+    """Call `function` in a thread, where Ray Train and Tune leave the handler of Ctrl-C alone.
+
+    In the main thread they would replace it for good, by one that exits with 0 or swallows it.
+    """
+    result: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=call, daemon=True, name=name).start()
+    return result
+
+
+def get_patiently(refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
+    """`ray.get` that says so where actors wait for their resources.
+
+    Args:
+        refs: Answers of actors that are being started.
+        what: Who they are and what they want, as it reads before "has waited".
+    """
+    start = time.monotonic()
+    while ray.wait(list(refs), num_returns=len(refs), timeout=NOTICE_SECONDS)[1]:
+        _say_waiting(what, time.monotonic() - start)
+    return list(ray.get(list(refs)))
+
+
+def result_patiently(future: Future[T], what: str) -> T:
+    """The result of `in_thread`; says so where its placement group waits for resources."""
+    start = time.monotonic()
+    while not wait([future], timeout=NOTICE_SECONDS).done:
+        groups = placement_group_table().values()
+        if any(group["state"] == "PENDING" for group in groups):
+            _say_waiting(what, time.monotonic() - start)
+    return future.result()
+
+
+def _say_waiting(what: str, seconds: float) -> None:
+    free = ray.available_resources()
+    _log.warning(
+        "%s has waited %s; the cluster has %g CPU and %g GPU free",
+        what,
+        format_seconds(seconds),
+        free.get("CPU", 0),
+        free.get("GPU", 0),
+    )

@@ -30,7 +30,7 @@ class FeatureExtractor:
         torch.set_num_threads(spec.num_threads)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         dtype = pick_dtype(spec.dtype, device)
-        self._info = DeviceInfo(device.type, "bf16" if dtype == torch.bfloat16 else "fp32")
+        self._info = DeviceInfo.here(device, dtype)
         backbone = Backbone(ray.get(spec.weights).build(), device=device, dtype=dtype)
         self._extractor = BlockExtractor(backbone, ray.get(spec.corpus), spec.codec)
 

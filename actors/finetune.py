@@ -1,10 +1,8 @@
 """Partial fine-tuning under Ray Train."""
 
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import LoggingConfig, RunConfig
 
-from actors.cluster import TORCH_ENVIRONMENT
+from actors.cluster import TORCH_ENVIRONMENT, in_thread, result_patiently
 from bertvision_stream.backbone import Backbone, BackboneWeights
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.data import TokenStore
@@ -93,7 +91,10 @@ def run_finetune(
             ),
         )
         try:
-            arrays, logits = _in_thread(trainer.fit).return_value
+            each = f"{cpus_per_worker} CPU" + (" and 1 GPU" if use_gpu else "")
+            wanted = f"fine-tuning ({num_workers} workers with {each})"
+            fitted = result_patiently(in_thread(trainer.fit, "ray-train"), wanted)
+            arrays, logits = fitted.return_value
         except ray.train.TrainingFailedError as error:
             raise StreamError(f"fine-tuning failed: {_cause(error)}") from error
     return FinetuneResult(
@@ -111,23 +112,6 @@ class _QuietTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
-
-
-def _in_thread(function: Callable[[], Any]) -> Any:
-    """Call `function` in a thread, where Ray Train leaves the handler of Ctrl-C alone.
-
-    In the main thread it would replace the handler for good, by one that exits with 0.
-    """
-    result: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            result.set_result(function())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=call, daemon=True, name="ray-train").start()
-    return result.result()
 
 
 def _cause(error: Exception) -> str:

@@ -54,10 +54,22 @@ def prepare_backbone(
     source: str,
     cluster: ClusterResources,
     *,
+    reuse: bool,
     show_progress: bool,
     say: Callable[[str], None],
 ) -> PreparedBackbone:
-    """Fine-tune the backbone as `finetune.*` says, or find the result of the same fine-tuning.
+    """Fine-tune the backbone as `finetune.*` says, or find the result of the same one.
+
+    Args:
+        settings: Of the task.
+        task: What is learned.
+        corpus: Tokens and labels.
+        tokenizer: Saved beside the weights.
+        source: Where the backbone comes from.
+        cluster: What there is to run on.
+        reuse: Whether a result of the same fine-tuning may be taken.
+        show_progress: Whether to draw a bar.
+        say: Prints a line.
 
     Raises:
         BackboneError: The source cannot be loaded.
@@ -93,7 +105,7 @@ def prepare_backbone(
         num_workers=num_workers,
     )
     folder = Path(settings.output_dir) / "backbones" / f"{task.name}-{key}"
-    record = finetuned.find(folder) if settings.finetune.reuse else None
+    record = finetuned.find(folder) if reuse else None
     if record is not None:
         say(f"fine-tuning: found again in {folder}")
         model, _ = load_classifier(

@@ -3,12 +3,13 @@
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from actors.cluster import StoreStats
 from actors.prepare import PreparedBackbone
 from actors.service import StreamOutcome
 from bertvision_stream import __version__
@@ -26,6 +27,7 @@ from bertvision_stream.results import (
     FinetuneSummary,
     HeadSummary,
     RunReport,
+    SearchSummary,
     Seconds,
     SplitResult,
     StreamSummary,
@@ -35,7 +37,9 @@ from bertvision_stream.results import (
     write_predictions,
     write_text,
 )
+from bertvision_stream.run_folder import dotted
 from bertvision_stream.settings import TaskSettings
+from bertvision_stream.units import format_bytes, format_seconds
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def write_results(
     outcome: StreamOutcome,
     command: str,
     start: float,
+    search: SearchSummary | None = None,
 ) -> RunReport:
     """Write everything that a run leaves in its folder.
 
@@ -77,6 +82,7 @@ def write_results(
     report = _report(
         settings, data, corpus, plan, backbone, shape, outcome, head, contestants, command, start
     )
+    report = replace(report, search=search, notes=(*report.notes, *_search_notes(search)))
     for split in data.validation:
         scores = contestants[split.name]
         write_predictions(
@@ -127,10 +133,10 @@ def _report(
         notes.append(
             "BERT's own classifier is untrained (finetune.epochs=0): its row is by chance."
         )
-    notes.append(
-        f"the backbone ran on {outcome.extractor.device} in {outcome.extractor.dtype}, "
-        f"the head on {outcome.trainer.device} in {outcome.trainer.dtype}"
-    )
+    if note := disk_note(outcome.store):
+        notes.append(note)
+    notes += [f"{death}; it was started again" for death in outcome.deaths]
+    notes.append(f"the backbone ran on {outcome.extractor}, the head on {outcome.trainer}")
     examples = sum(store.num_examples for store in corpus.stores.values())
     finetuned = settings.finetune.epochs > 0
     return RunReport(
@@ -177,7 +183,7 @@ def _report(
         seconds=Seconds(
             total=time.perf_counter() - start, finetune=backbone.seconds, stream=outcome.seconds
         ),
-        settings=_dotted(settings.model_dump()),
+        settings=dotted(settings.model_dump()),
         command=command,
         versions={
             "bertvision_stream": __version__,
@@ -197,12 +203,23 @@ def _split_result(name: str, contestants: Mapping[str, Contestants], data: TaskD
     return SplitResult(name=name, examples=len(labels), bert=bert, head=head, ensemble=both)
 
 
-def _dotted(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested settings as dotted keys."""
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _search_notes(search: SearchSummary | None) -> list[str]:
+    if search is None:
+        return []
+    values = ", ".join(f"{key}={value}" for key, value in search.best_config.items())
+    return [
+        f"settings found by a search of {search.trials} trials in {format_seconds(search.seconds)} "
+        f"on {search.examples:,} training examples: {values}"
+    ]
+
+
+def disk_note(store: StoreStats) -> str:
+    """What to say where hidden states may have gone to disk; empty where they did not."""
+    if not store.spilled_bytes and not store.fallback_bytes:
+        return ""
+    return (
+        f"WARNING: while this run went on, Ray's object store wrote "
+        f"{format_bytes(store.spilled_bytes)} to disk by spilling and "
+        f"{format_bytes(store.fallback_bytes)} into files mapped into memory (those of other jobs "
+        f"on the cluster included). Lower stream.budget, or give Ray a larger object store."
+    )

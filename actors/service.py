@@ -1,32 +1,22 @@
-"""Start the actors of a run, stream all epochs, and bring home what came of it."""
+"""Plan the stream of a run, run all its epochs, and bring home what came of it."""
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
-import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
-from actors.cluster import (
-    TORCH_ENVIRONMENT,
-    ClusterResources,
-    Placement,
-    StoreStats,
-    store_stats,
-)
-from actors.extractor import ExtractorSpec
+from actors.cluster import Placement, StoreStats, store_stats
+from actors.crew import make_crew
 from actors.records import DeviceInfo, EpochEnd
-from actors.stream import FeatureStream
-from actors.trainer import HeadTrainer
 from bertvision_stream.backbone import BackboneWeights
 from bertvision_stream.blocks import TRAIN
 from bertvision_stream.budget import Budget, max_blocks, plan_budget
+from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import BlockFormat
 from bertvision_stream.corpus import Corpus
-from bertvision_stream.errors import BertvisionError, StreamError
+from bertvision_stream.errors import StreamError
 from bertvision_stream.fit import HeadResult
 from bertvision_stream.heads import HeadShape
 from bertvision_stream.plan import StreamPlan, StreamStats
@@ -41,13 +31,14 @@ class StreamOutcome:
     Attributes:
         heads: Results by name.
         bert_logits: BERT's own validation logits by split: float32 [N, C].
-        stats: Totals.
+        stats: Totals, those of the interrupted run that it went on with included.
         budget: The decision on bytes.
         store: Bytes that went to disk while it ran.
         extractor: What extractors ran on.
         trainer: What trainers ran on.
+        deaths: Trainers and streams that died and were started again.
         start_seconds: Until all actors were ready.
-        seconds: From then to the end of the last epoch.
+        epoch_seconds: Of each epoch.
     """
 
     heads: Mapping[str, HeadResult]
@@ -57,8 +48,14 @@ class StreamOutcome:
     store: StoreStats
     extractor: DeviceInfo
     trainer: DeviceInfo
+    deaths: tuple[str, ...]
     start_seconds: float
-    seconds: float
+    epoch_seconds: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """All epochs together."""
+        return sum(self.epoch_seconds)
 
 
 def plan_stream(
@@ -67,9 +64,18 @@ def plan_stream(
     block_format: BlockFormat,
     *,
     num_extractors: int,
-    cluster: ClusterResources,
+    num_nodes: int,
+    store_bytes: int,
 ) -> StreamPlan:
     """What is to be streamed, within which limits.
+
+    Args:
+        settings: Of the task.
+        corpus: Blocks.
+        block_format: What fixes their bytes.
+        num_extractors: How many make them.
+        num_nodes: Nodes of the cluster.
+        store_bytes: Room in their object stores together.
 
     Raises:
         ConfigError: The budget or the object store is too small.
@@ -83,6 +89,7 @@ def plan_stream(
     return StreamPlan(
         seed=corpus.seed,
         num_epochs=settings.train.epochs,
+        same_order=settings.mode == "search",
         num_train=len(corpus.blocks[TRAIN]),
         validation=validation,
         block_bytes=block_bytes,
@@ -94,7 +101,8 @@ def plan_stream(
             seed=corpus.seed,
             budget=settings.stream.budget,
             cache=settings.stream.cache,
-            store_bytes=cluster.store_bytes,
+            store_bytes=store_bytes,
+            num_nodes=num_nodes,
             num_extractors=num_extractors,
         ),
         max_blocks=max_blocks(num_extractors),
@@ -113,82 +121,107 @@ def run_stream(
     shape: HeadShape,
     show_progress: bool,
     say: Callable[[str], None],
+    checkpoint: Checkpoint | None = None,
+    keep: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> StreamOutcome:
     """Start extractors, a trainer and the feature stream, run all epochs, and end the actors.
 
+    Args:
+        plan: What is streamed.
+        placement: Who gets what.
+        settings: Of the task.
+        task: What is learned.
+        corpus: Tokens, labels and blocks.
+        weights: The frozen backbone.
+        heads: Settings of the heads by name.
+        shape: What they read and write.
+        show_progress: Whether to draw bars.
+        say: Prints a line.
+        checkpoint: What `keep` was given by an interrupted run, to go on from; None starts anew.
+        keep: Called after each epoch, with all that is needed to go on from there.
+
     Raises:
-        StreamError: A block could not be made, an actor could not be started or was lost.
+        StreamError: A block could not be made, an actor could not be started or died too often.
     """
     start = time.perf_counter()
     disk_before = store_stats()
-    run = f"{task.name}-{uuid.uuid4().hex[:6]}"  # names of actors are unique in a job
-    corpus_ref = ray.put(corpus)
-    spec = ExtractorSpec(
-        run=run,
-        weights=ray.put(weights),
-        corpus=corpus_ref,
-        codec=settings.extract.codec,
-        dtype=settings.backbone.dtype,
-        num_cpus=placement.extractor_cpus,
-        num_gpus=placement.extractor_gpus,
-        num_threads=placement.extractor_threads,
-    )
-    trainer: Any = (
-        ray.remote(HeadTrainer)
-        .options(
-            name=f"{run}-head-trainer",
-            num_cpus=0,
-            num_gpus=placement.trainer_gpus,
-            runtime_env={"env_vars": TORCH_ENVIRONMENT},
-        )
-        .remote(corpus_ref, task, heads, shape, num_threads=placement.trainer_threads)
-    )
-    stream: Any = (
-        ray.remote(FeatureStream)
-        .options(name=f"{run}-feature-stream", num_cpus=0)
-        .remote(plan, spec, placement.num_extractors, [trainer], show_progress=show_progress)
+    state = _StreamState.of(checkpoint)
+    crew = make_crew(
+        plan,
+        placement,
+        settings=settings,
+        task=task,
+        corpus=corpus,
+        weights=weights,
+        shape=shape,
+        heads=[heads],
+        show_progress=show_progress,
+        checkpoints=[checkpoint],
+        stats=state.stats,
     )
     try:
-        extractor_info, trainer_info = ray.get([stream.start.remote(), trainer.info.remote()])
-        ready = time.perf_counter()
+        extractor_info, trainer_info = crew.ready()
+        start_seconds = time.perf_counter() - start
         say(
-            f"streaming: {placement.num_extractors} extractors on {extractor_info.device} in "
-            f"{extractor_info.dtype}, a head trainer on {trainer_info.device} in "
-            f"{trainer_info.dtype}"
+            f"streaming: {placement.num_extractors} extractors on {extractor_info}, a head trainer "
+            f"on {trainer_info}"
         )
-        for epoch in range(plan.num_epochs):
-            ends: list[EpochEnd] = ray.get(stream.run_epoch.remote(epoch))
-            for line in _epoch_lines(ends, plan.num_epochs):
+        while state.active and (epoch := len(state.epoch_seconds)) < plan.num_epochs:
+            epoch_start = time.perf_counter()
+            crew.run_epoch(epoch, last_epoch=plan.num_epochs - 1)
+            state = _StreamState(
+                stats=crew.stats,
+                epoch_seconds=(*state.epoch_seconds, time.perf_counter() - epoch_start),
+                active=any(end.active for end in crew.last_ends),
+            )
+            keep(state.beside(crew.checkpoints[0]))  # what is said to be finished is kept
+            for line in _epoch_lines(crew.last_ends, plan.num_epochs):
                 say(line)
-            if not any(end.active for end in ends):
-                break
-        seconds = time.perf_counter() - ready
-        stats = ray.get(stream.stats.remote())
-        results, bert_logits = ray.get(trainer.results.remote())
-    except RayTaskError as error:
-        if isinstance(error.cause, BertvisionError):
-            raise error.cause from None
-        raise StreamError(f"an actor failed: {error}") from error
+        results, bert_logits = crew.results()[0]
     except RayActorError as error:
         raise StreamError(f"an actor was lost: {error}") from error
     finally:
-        ray.kill(stream)  # extractors are its own and end with it
-        ray.kill(trainer)
+        crew.stop()
     disk = store_stats()
     return StreamOutcome(
         heads=results,
         bert_logits=bert_logits,
-        stats=stats,
+        stats=state.stats,
         budget=plan.budget,
         store=StoreStats(
             disk.spilled_bytes - disk_before.spilled_bytes,
             disk.fallback_bytes - disk_before.fallback_bytes,
+            disk.used_bytes,
         ),
         extractor=extractor_info,
         trainer=trainer_info,
-        start_seconds=ready - start,
-        seconds=seconds,
+        deaths=tuple(crew.deaths),
+        start_seconds=start_seconds,
+        epoch_seconds=state.epoch_seconds,
     )
+
+
+@dataclass(frozen=True)
+class _StreamState:
+    """What a checkpoint holds beside the trainer's state."""
+
+    stats: StreamStats
+    epoch_seconds: tuple[float, ...]
+    active: bool
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint | None) -> "_StreamState":
+        if checkpoint is None:
+            return cls(StreamStats(), (), True)
+        facts = checkpoint.facts["stream"]
+        stats = StreamStats(**facts["stats"])
+        # JSON has no keys but text.
+        stats.tokens_by_epoch = {int(epoch): n for epoch, n in stats.tokens_by_epoch.items()}
+        return cls(stats, tuple(facts["epoch_seconds"]), facts["active"])
+
+    def beside(self, checkpoint: Checkpoint | None) -> Checkpoint:
+        assert checkpoint is not None
+        return checkpoint.with_facts(stream=asdict(self))
 
 
 def _epoch_lines(ends: Sequence[EpochEnd], num_epochs: int) -> Iterator[str]:

@@ -1,20 +1,33 @@
 """The feature stream: the actor that turns epoch plans into blocks delivered to trainers."""
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
-from ray.experimental import tqdm_ray
+from ray.exceptions import (
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from actors.extractor import ExtractorSpec
-from actors.records import Ack, DeviceInfo, EpochEnd, Receipt
+from actors.faults import LostBlockError, cause_of, delivery_fault
+from actors.progress import Progress
+from actors.records import Ack, DeviceInfo, EpochReport, Receipt
 from bertvision_stream.blocks import BlockKey
-from bertvision_stream.errors import StreamError
-from bertvision_stream.plan import StreamPlan, StreamStats
+from bertvision_stream.budget import max_blocks
+from bertvision_stream.errors import StreamError, TrainerLostError
+from bertvision_stream.plan import Position, Reception, StreamPlan, StreamStats
+from bertvision_stream.pool import ExtractorPool, Lease
+from bertvision_stream.units import format_seconds
 from bertvision_stream.window import ByteWindow
 
 _log = logging.getLogger(__name__)
@@ -23,6 +36,29 @@ MAX_ATTEMPTS = 3
 
 # An extractor works on one block while the next one waits at its door.
 CALLS_PER_EXTRACTOR = 2
+
+# A new extractor that is not ready after so long is spoken of, and again each time.
+NOTICE_SECONDS = 30.0
+
+# What is freed in a full object store is gone after at most about this long.
+FREEING_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A block in some object store. This actor, as the caller, owns it."""
+
+    ref: ray.ObjectRef
+    lease: Lease[ActorHandle]
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    """One step of the plan, and the making of its block."""
+
+    position: Position
+    key: BlockKey
+    making: asyncio.Task[_Made]
 
 
 class FeatureStream:
@@ -34,11 +70,16 @@ class FeatureStream:
     stream's own ref is dropped. A block's bytes count from before it is made until all trainers
     have acknowledged it. This actor, as the caller, owns the blocks: they survive their extractor.
 
+    Trainers know the position that they have reached. After any fault the stream asks them, and
+    delivers from the earliest position on; who has consumed a delivery before recognises it. A
+    stream that takes the place of a dead one begins in the same way.
+
     Args:
         plan: What to deliver.
         spec: How to start extractors, who make blocks.
         num_extractors: How many to start with.
         trainers: Who consumes blocks; all get every block, in the same order.
+        stats: Totals of the streams before this one.
         show_progress: Whether to draw a bar on the driver's console.
     """
 
@@ -49,6 +90,7 @@ class FeatureStream:
         num_extractors: int,
         trainers: list[ActorHandle],
         *,
+        stats: StreamStats,
         show_progress: bool,
     ):
         self._plan = plan
@@ -56,16 +98,21 @@ class FeatureStream:
         self._num_extractors = num_extractors
         self._trainers = trainers
         self._show_progress = show_progress
-        self._stats = StreamStats()
-        self._pinned: dict[BlockKey, asyncio.Task[ray.ObjectRef]] = {}
+        self._stats = stats
+        stats.held_bytes = stats.cache_bytes = 0  # what an earlier stream held went with it
+        self._pinned: dict[BlockKey, asyncio.Task[_Made]] = {}
         self._window = ByteWindow(plan.budget.window_bytes, plan.max_blocks)
+        self._pool: ExtractorPool[ActorHandle] = ExtractorPool(
+            CALLS_PER_EXTRACTOR, plan.largest_bytes
+        )
         self._num_started = 0
-        self._lost: set[ActorHandle] = set()
-        # An idle extractor stands here once for each call that it may be given; an error, for all.
-        self._idle: asyncio.Queue[ActorHandle | StreamError] = asyncio.Queue()
-        self._made: asyncio.Queue[asyncio.Task[ray.ObjectRef]] = asyncio.Queue()
         self._producer: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()  # asyncio itself keeps tasks only weakly
+        self._produced_until = -1  # the last epoch that the producer is to make blocks for
+        self._upcoming: asyncio.Queue[_Delivery] = asyncio.Queue()
+        self._next = Position(0, 0)  # of the first one in `_upcoming`
+        self._released = asyncio.Event()  # of some delivery
+        self._fault: Exception | None = None
+        self._background: set[asyncio.Task[Any]] = set()  # asyncio itself keeps tasks only weakly
 
     async def start(self) -> DeviceInfo:
         """Start the extractors.
@@ -87,114 +134,247 @@ class FeatureStream:
         """
         causes: list[str] = []
         while len(causes) < MAX_ATTEMPTS:
-            extractor = self._spec.start(self._num_started)
+            number = self._num_started
             self._num_started += 1
+            extractor = self._spec.start(number)
             try:
-                info: DeviceInfo = await extractor.info.remote()
+                info: DeviceInfo = await self._ready(extractor, number)
             except RayError as error:
-                causes.append(_cause(error))
+                causes.append(cause_of(error))
                 continue
-            for _ in range(CALLS_PER_EXTRACTOR):
-                self._idle.put_nowait(extractor)
+            limit = int(info.store_bytes * self._plan.budget.store_share)
+            self._pool.add(extractor, info.node, limit=limit)
+            self._window.max_blocks = max(
+                self._plan.max_blocks, max_blocks(self._pool.num_extractors)
+            )
             return info
         raise StreamError(
             f"an extractor could not be started in {MAX_ATTEMPTS} attempts; the causes, in order: "
             + " | ".join(causes)
         )
 
-    async def run_epoch(self, epoch: int) -> list[EpochEnd]:
+    async def run_epoch(self, epoch: int, last_epoch: int) -> EpochReport:
         """Deliver one epoch, each after the one before; blocks of the next are made meanwhile.
 
         Args:
-            epoch: Counted from 0.
-
-        Returns:
-            What each trainer reports at its end.
+            epoch: Counted from 0. Deliveries that all trainers have consumed are left out.
+            last_epoch: Up to where blocks may be made ahead.
 
         Raises:
-            StreamError: A block could not be made, or a trainer failed.
+            StreamError: A block could not be made or delivered, or a trainer failed.
+            TrainerLostError: A trainer died; with another in its place the epoch can be run again.
         """
-        if self._producer is None:
-            self._producer = asyncio.create_task(self._produce(epoch))
-        progress = _Progress(self._plan, epoch, self._stats, shown=self._show_progress)
-        try:
-            async with asyncio.TaskGroup() as settling:
-                for key in self._plan.sequence(epoch):
-                    acks = await self._deliver(epoch, key)
-                    settling.create_task(self._settle(key, acks, progress))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        finally:
-            progress.close()
-        return await asyncio.gather(*(t.end_epoch.remote() for t in self._trainers))
+        causes: list[str] = []
+        furthest = Position(epoch, -1)
+        while True:
+            start = min(await self._ask("position"))
+            if start.epoch > epoch:  # closed already, before a fault
+                break
+            assert start.epoch == epoch, (start, epoch)
+            if start > furthest:
+                causes.clear()
+            furthest = max(furthest, start)
+            if len(causes) == MAX_ATTEMPTS:
+                raise StreamError(
+                    f"{start} failed {MAX_ATTEMPTS} times; the causes, in order: "
+                    + " | ".join(causes)
+                )
+            await self._produce_from(start, last_epoch)
+            try:
+                await self._deliver(epoch, start)
+                break
+            except LostBlockError as fault:
+                causes.append(str(fault))
+                _log.warning("%s; blocks are delivered again", fault)
+                self._produced_until = -1
+            except BaseException:
+                self._produced_until = -1
+                raise
+        return EpochReport(tuple(await self._ask("end_epoch", epoch)), self._stats)
+
+    async def set_trainers(self, trainers: list[ActorHandle]) -> None:
+        """Feed these from now on: between epochs, or after a `TrainerLostError`."""
+        self._trainers = trainers
 
     async def stats(self) -> StreamStats:
         """Totals so far; answers while an epoch runs."""
         return self._stats
 
-    async def _produce(self, first_epoch: int) -> None:
+    async def _ready(self, extractor: ActorHandle, number: int) -> DeviceInfo:
+        """Wait for a new extractor, and say so where it takes long."""
+        start = time.perf_counter()
+        answer: asyncio.Future[DeviceInfo] = asyncio.ensure_future(extractor.info.remote())
+        while not (await asyncio.wait([answer], timeout=NOTICE_SECONDS))[0]:
+            _log.warning(
+                "extractor %d has waited %s for %g CPU and %g GPU",
+                number,
+                format_seconds(time.perf_counter() - start),
+                self._spec.num_cpus,
+                self._spec.num_gpus,
+            )
+        return answer.result()
+
+    async def _ask(self, method: str, *args: object) -> list[Any]:
+        """Call a method of every trainer."""
+        calls = [getattr(trainer, method).remote(*args) for trainer in self._trainers]
+        try:
+            return list(await asyncio.gather(*calls))
+        except RayActorError as error:
+            raise TrainerLostError(f"a head trainer was lost: {cause_of(error)}") from None
+
+    async def _produce_from(self, start: Position, last_epoch: int) -> None:
+        """Make sure that the producer's next delivery is `start`."""
+        if self._next == start and self._produced_until >= start.epoch:
+            return
+        if self._producer is not None:
+            self._producer.cancel()
+        while not self._upcoming.empty():
+            await self._discard(self._upcoming.get_nowait())
+        self._drop_lost_nodes()
+        self._fault = None
+        self._next = start
+        self._produced_until = last_epoch
+        self._producer = asyncio.create_task(self._produce(start, last_epoch))
+
+    async def _produce(self, start: Position, last_epoch: int) -> None:
         """Have blocks made, in the order of the plan, as far ahead as the window allows."""
-        for epoch in range(first_epoch, self._plan.num_epochs):
-            for key in self._plan.sequence(epoch):
-                await self._window.acquire(self._window_bytes(key))
-                self._made.put_nowait(self._making(key))
+        for position, key in self._plan.deliveries(start, last_epoch):
+            # A block that is to stay is made once. Whether it does stay is not known before it is
+            # made; where it does not, it is gone before it is made again.
+            while key in self._pinned and not _stays(self._pinned[key]):
+                self._released.clear()
+                await self._released.wait()
+            await self._window.acquire(self._window_bytes(key))
+            self._upcoming.put_nowait(_Delivery(position, key, self._making(position.epoch, key)))
 
-    def _making(self, key: BlockKey) -> asyncio.Task[ray.ObjectRef]:
-        """The making of a block, begun now or, for a pinned block, in its first epoch.
-
-        Pinned blocks are kept as tasks and not as refs: the next epoch may ask for one that is
-        still being made, and it must not be made twice.
-        """
-        if key in self._pinned:
+    def _making(self, epoch: int, key: BlockKey) -> asyncio.Task[_Made]:
+        """The making of a block, begun now or, for one that stays, in an earlier epoch."""
+        making = self._pinned.get(key)
+        if making is not None:
             self._stats.blocks_from_cache += 1
-            return self._pinned[key]
-        making = asyncio.create_task(self._make(key))
+            return making
+        making = asyncio.create_task(self._make_in_turn(epoch, key))
         if key in self._plan.budget.pinned:
             self._pinned[key] = making
         return making
 
-    async def _deliver(self, epoch: int, key: BlockKey) -> list[ray.ObjectRef]:
-        """Push the next block to every trainer; in a method so that no local outlives it."""
-        making = await self._made.get()
-        block = await making
-        return [trainer.consume.remote(epoch, key, block) for trainer in self._trainers]
+    async def _deliver(self, epoch: int, start: Position) -> None:
+        """Push an epoch's blocks from `start` on, and wait until all are acknowledged."""
+        progress = Progress(self._plan, epoch, self._stats, shown=self._show_progress)
+        settling: set[asyncio.Task[None]] = set()
+        try:
+            for _ in range(start.index, len(self._plan.sequence(epoch))):
+                settling.add(await self._push(progress))
+                settling = {task for task in settling if not task.done()}
+                if self._fault is not None:
+                    break
+        finally:
+            await asyncio.gather(*settling, return_exceptions=True)
+            progress.close()
+        if self._fault is not None:
+            raise self._fault
+        self._next = Position(epoch + 1, 0)
+
+    async def _push(self, progress: Progress) -> asyncio.Task[None]:
+        """Tell every trainer to consume the next block; in a method so that no local outlives it.
+
+        Returns:
+            What waits for their acknowledgements.
+        """
+        delivery = await self._upcoming.get()
+        self._next = delivery.position.next
+        made = await delivery.making
+        acks: list[ray.ObjectRef] = [
+            trainer.consume.remote(delivery.position, delivery.key, made.ref)
+            for trainer in self._trainers
+        ]
+        return asyncio.create_task(self._settle(delivery, acks, progress))
 
     async def _settle(
-        self, key: BlockKey, acks: list[ray.ObjectRef], progress: "_Progress"
+        self, delivery: _Delivery, acks: list[ray.ObjectRef], progress: Progress
     ) -> None:
-        """Wait for all trainers, then give the block's bytes back."""
-        try:
-            done: list[Ack] = await asyncio.gather(*acks)
-        except RayError as error:
-            raise StreamError(f"a head trainer failed on block {key}: {_cause(error)}") from None
-        if key not in self._pinned:
-            self._stats.held_bytes -= self._plan.block_bytes[key]
+        """Wait for all trainers, then give the block's bytes back; keep the first fault."""
+        answers: list[Ack | BaseException] = await asyncio.gather(*acks, return_exceptions=True)
+        self._release(delivery)
+        losses = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                self._fault = self._fault or delivery_fault(delivery.key, answer)
+                continue
+            if answer.reception is Reception.TOO_EARLY:
+                why = f"block {delivery.key} was {answer.reception.value}"
+                self._fault = self._fault or LostBlockError(why)
+            self._stats.train_seconds += answer.busy_seconds
+            self._stats.train_wait_seconds += answer.wait_seconds
+            losses.append(answer.mean_loss)
+        if losses:
+            progress.advance(delivery.key, sum(losses) / len(losses))
+
+    async def _discard(self, delivery: _Delivery) -> None:
+        """A block made ahead that nobody is to be given."""
+        with contextlib.suppress(StreamError):  # when the block is made again, it is told
+            await delivery.making
+            if delivery.key not in self._pinned:
+                self._stats.blocks_lost += 1
+        self._release(delivery)
+
+    def _release(self, delivery: _Delivery) -> None:
+        """Give a delivery's bytes back, unless its block is one that stays."""
+        key, making = delivery.key, delivery.making
+        if not _stays(making):
+            if self._pinned.get(key) is making:
+                del self._pinned[key]
+            self._forget(key, making)
         self._window.release(self._window_bytes(key))
-        self._stats.train_seconds += sum(ack.busy_seconds for ack in done)
-        self._stats.train_wait_seconds += sum(ack.wait_seconds for ack in done)
-        progress.advance(key, sum(ack.mean_loss for ack in done) / len(done))
+        self._released.set()
+
+    def _forget(self, key: BlockKey, making: asyncio.Task[_Made]) -> None:
+        """The last ref of a block goes."""
+        num_bytes = self._plan.block_bytes[key]
+        self._stats.held_bytes -= num_bytes
+        if making.exception() is None:
+            lease = making.result().lease
+            self._pool.free(lease)
+            self._stats.cache_bytes -= num_bytes * lease.pinned
+
+    def _drop_lost_nodes(self) -> None:
+        """Forget what lay on nodes that are gone: it is made again when it is next needed."""
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for _ in range(self._pool.drop_nodes(alive)):
+            self._spawn(self._replace())
+        for key, making in list(self._pinned.items()):
+            if making.exception() is None and making.result().lease.node not in alive:
+                del self._pinned[key]
+                self._forget(key, making)
+                self._stats.blocks_lost += 1
 
     def _window_bytes(self, key: BlockKey) -> int:
         """Pinned blocks have bytes of their own in the budget; the others share the window."""
         return 0 if key in self._plan.budget.pinned else self._plan.block_bytes[key]
 
-    async def _make(self, key: BlockKey) -> ray.ObjectRef:
-        """Have the block made by an extractor, in bounded attempts."""
+    async def _make_in_turn(self, epoch: int, key: BlockKey) -> _Made:
         self._stats.hold(self._plan.block_bytes[key])
+        with self._pool.turn() as turn:
+            return await self._make(epoch, key, turn)
+
+    async def _make(self, epoch: int, key: BlockKey, turn: int) -> _Made:
+        """Have the block made by an extractor, in bounded attempts."""
+        num_bytes = self._plan.block_bytes[key]
         causes: list[str] = []
         errors_left = MAX_ATTEMPTS
         # A death may be none of the block's doing, and extractors can die all at once.
         deaths_left = MAX_ATTEMPTS + self._num_extractors
         while errors_left and deaths_left:
-            extractor = await self._idle_extractor()
+            pin = key in self._plan.budget.pinned
+            lease = await self._pool.acquire(turn, num_bytes, pin=pin)
             # Nothing is fetched here: the receipt is small, and stands for its block.
             block: ray.ObjectRef
             receipt_ref: ray.ObjectRef
-            block, receipt_ref = extractor.extract.remote(key)
+            block, receipt_ref = lease.extractor.extract.remote(key)
             try:
                 receipt: Receipt = await receipt_ref
             except RayError as error:
-                causes.append(_cause(error))
+                causes.append(cause_of(error))
                 _log.warning("block %s failed and is made again: %s", key, causes[-1])
                 if isinstance(error, RayTaskError):
                     errors_left -= 1
@@ -202,81 +382,40 @@ class FeatureStream:
                     deaths_left -= 1
                 self._stats.blocks_failed += 1
                 del block, receipt_ref
-                self._after_failure(extractor, error)
+                if isinstance(error, OutOfDiskError | ObjectStoreFullError):
+                    await asyncio.sleep(FREEING_SECONDS)
+                self._pool.free(lease)
+                self._after_failure(lease, error)
                 continue
-            self._idle.put_nowait(extractor)
-            self._stats.blocks_extracted += 1
-            self._stats.tokens_extracted += self._plan.block_tokens[key]
-            self._stats.extract_seconds += receipt.seconds
-            if key in self._plan.budget.pinned:
-                self._stats.cache_bytes += self._plan.block_bytes[key]
-            return block
+            self._pool.done(lease)
+            self._stats.count_extracted(epoch, self._plan.block_tokens[key], receipt.seconds)
+            if lease.pinned:
+                self._stats.cache_bytes += num_bytes
+            return _Made(block, lease)
         raise StreamError(
             f"block {key} could not be made in {len(causes)} attempts; the causes, in order: "
             + " | ".join(causes)
         )
 
-    async def _idle_extractor(self) -> ActorHandle:
-        extractor = await self._idle.get()
-        if isinstance(extractor, StreamError):
-            self._idle.put_nowait(extractor)  # whoever waits next is to know as well
-            raise extractor
-        if extractor in self._lost:
-            return await self._idle_extractor()
-        return extractor
-
-    def _after_failure(self, extractor: ActorHandle, error: RayError) -> None:
+    def _after_failure(self, lease: Lease[ActorHandle], error: RayError) -> None:
         """An extractor that raised goes on; one that died is replaced, once."""
         if isinstance(error, RayTaskError):
-            self._idle.put_nowait(extractor)
-        elif extractor not in self._lost:
-            self._lost.add(extractor)
-            self._background.add(asyncio.create_task(self._replace()))
+            self._pool.done(lease)
+        elif self._pool.remove(lease.extractor):
+            self._spawn(self._replace())
 
     async def _replace(self) -> None:
         try:
             await self.add_extractor()
         except StreamError as error:
-            self._idle.put_nowait(error)
+            self._pool.fail(error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
 
-class _Progress:
-    """The bar of one epoch, drawn by Ray on the driver's console."""
-
-    def __init__(self, plan: StreamPlan, epoch: int, stats: StreamStats, *, shown: bool):
-        self._plan = plan
-        self._stats = stats
-        self._start = time.perf_counter()
-        self._tokens = 0
-        self._at_start = (stats.tokens_extracted, stats.train_wait_seconds)
-        self._title = f"epoch {epoch + 1}/{plan.num_epochs}"
-        total = sum(plan.block_tokens[key] for key in plan.sequence(epoch))
-        self._bar: Any = (
-            tqdm_ray.tqdm(desc=self._title, total=total, unit="tokens") if shown else None
-        )
-
-    def advance(self, key: BlockKey, loss: float) -> None:
-        """One more block is consumed."""
-        self._tokens += self._plan.block_tokens[key]
-        if self._bar is None:
-            return
-        seconds = time.perf_counter() - self._start
-        tokens, waited = self._at_start
-        self._bar.set_description(
-            f"{self._title} · loss {loss:.3f} · extracted "
-            f"{(self._stats.tokens_extracted - tokens) / seconds:,.0f} tok/s · trained "
-            f"{self._tokens / seconds:,.0f} tok/s · trainer waits "
-            f"{(self._stats.train_wait_seconds - waited) / seconds:.0%}"
-        )
-        self._bar.update(self._plan.block_tokens[key])
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _cause(error: RayError) -> str:
-    """One line: Ray's errors carry whole tracebacks, whose last line says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else repr(error)
-    return last if isinstance(error, RayTaskError) else f"{type(error).__name__}: {last}"
+def _stays(making: asyncio.Task[_Made]) -> bool:
+    """Whether a block is there, and kept for later epochs."""
+    return making.done() and making.exception() is None and making.result().lease.pinned

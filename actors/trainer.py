@@ -1,7 +1,7 @@
 """The actor that holds heads and trains them on delivered blocks."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import ray
@@ -9,13 +9,16 @@ import torch
 
 from actors.records import Ack, DeviceInfo, EpochEnd
 from bertvision_stream.blocks import BlockKey
+from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.corpus import Corpus
+from bertvision_stream.devices import keep_freed_memory, pick_dtype
 from bertvision_stream.fit import HeadResult
 from bertvision_stream.heads import HeadShape
+from bertvision_stream.plan import Position
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
-from bertvision_stream.training import make_training
+from bertvision_stream.training import HeadTraining
 
 
 class HeadTrainer:
@@ -26,7 +29,10 @@ class HeadTrainer:
         task: What is learned.
         heads: Settings of each head by name: its `head`, `train` and `seed`.
         shape: What the heads read and write.
+        precision: `train.precision`.
+        stack_heads: `train.stack_heads`.
         num_threads: CPU threads of the heads' products.
+        checkpoint: Where the heads go on; None starts them.
     """
 
     def __init__(
@@ -36,32 +42,67 @@ class HeadTrainer:
         heads: Mapping[str, TaskSettings],
         shape: HeadShape,
         *,
+        precision: str,
+        stack_heads: bool,
         num_threads: int,
+        checkpoint: Checkpoint | None = None,
     ):
         torch.set_num_threads(num_threads)
+        keep_freed_memory()
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        self._training = make_training(corpus, task, heads, shape, device=device)
+        dtype = pick_dtype(precision, device)
+        self._training = HeadTraining(
+            corpus, task, shape, device=device, dtype=dtype, stack_heads=stack_heads
+        )
+        for name, settings in heads.items():
+            self._training.attach(name, settings)
+        if checkpoint is not None:
+            self._training.restore(checkpoint)
         self._idle_since: float | None = None  # nobody waits before the first block
 
     def info(self) -> DeviceInfo:
         """Answers once the trainer is ready."""
-        dtype = "bf16" if self._training.dtype == torch.bfloat16 else "fp32"
-        return DeviceInfo(self._training.device.type, dtype)
+        return DeviceInfo.here(self._training.device, self._training.dtype)
 
-    def consume(self, epoch: int, key: BlockKey, encoded: EncodedBlock) -> Ack:
+    def update(
+        self,
+        attach: Mapping[str, tuple[TaskSettings, Checkpoint | None]],
+        detach: Iterable[str],
+    ) -> None:
+        """Let heads come and go, between two epochs.
+
+        Args:
+            attach: Settings, and where to go on, by name; a head of the same name is replaced.
+            detach: Names.
+        """
+        for name in detach:
+            self._training.detach(name)
+        for name, (settings, checkpoint) in attach.items():
+            self._training.attach(name, settings, checkpoint)
+
+    def position(self) -> Position:
+        """The next delivery that it wants."""
+        return self._training.position
+
+    def consume(self, position: Position, key: BlockKey, encoded: EncodedBlock) -> Ack:
         """Train or evaluate on one block; when this returns, nothing of the block is kept."""
         start = time.perf_counter()
         wait_seconds = 0.0 if self._idle_since is None else start - self._idle_since
-        self._training.consume(epoch, key, encoded)
+        reception = self._training.consume(position, key, encoded)
         losses = [fit.mean_loss for fit in self._training.fits.values()]
         self._idle_since = time.perf_counter()
-        return Ack(sum(losses) / len(losses), self._idle_since - start, wait_seconds)
+        mean_loss = sum(losses) / max(len(losses), 1)
+        return Ack(reception, mean_loss, self._idle_since - start, wait_seconds)
 
-    def end_epoch(self) -> EpochEnd:
+    def end_epoch(self, epoch: int) -> EpochEnd:
         """Close the epoch, after its last block."""
-        end = EpochEnd(self._training.end_epoch(), self._training.active)
+        end = EpochEnd(self._training.end_epoch(epoch), self._training.active)
         self._idle_since = time.perf_counter()
         return end
+
+    def checkpoint(self) -> Checkpoint:
+        """The whole state between two epochs."""
+        return self._training.checkpoint()
 
     def results(self) -> tuple[dict[str, HeadResult], dict[str, np.ndarray]]:
         """Every head's result by name, and BERT's own validation logits by split."""

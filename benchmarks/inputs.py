@@ -1,21 +1,32 @@
 """What every benchmark starts from: a task's corpus and a backbone, as a run would have them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
+from actors.cluster import cluster_resources, place
+from actors.service import StreamOutcome, plan_stream, run_stream
 from bertvision_stream.backbone import (
+    Backbone,
     BackboneWeights,
     hidden_shape,
     load_classifier,
     load_tokenizer,
 )
+from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import BlockFormat
 from bertvision_stream.config import load_settings
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.data import TaskData, load_task_data, tokenize
+from bertvision_stream.devices import pick_dtype
+from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.heads import HeadShape
+from bertvision_stream.plan import StreamPlan
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.sources import locate
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,15 @@ class Inputs:
     weights: BackboneWeights
     shape: HeadShape
     block_format: BlockFormat
+
+    @property
+    def epoch_bytes(self) -> int:
+        """Bytes of all blocks."""
+        return sum(
+            self.block_format.block_bytes(block.num_tokens, block.num_examples)
+            for split in self.corpus.blocks.values()
+            for block in split
+        )
 
 
 def load_inputs(keys: Sequence[str], *, block_tokens: int = 2048) -> Inputs:
@@ -53,3 +73,53 @@ def load_inputs(keys: Sequence[str], *, block_tokens: int = 2048) -> Inputs:
         shape=HeadShape(num_layers, hidden_size, num_labels, settings.data.max_length),
         block_format=BlockFormat(num_layers, hidden_size, num_labels, settings.extract.codec),
     )
+
+
+def make_extractor(inputs: Inputs) -> BlockExtractor:
+    """An extractor in this process, as those of a stream on a CPU."""
+    dtype = pick_dtype(inputs.settings.backbone.dtype, CPU)
+    backbone = Backbone(inputs.weights.build(), device=CPU, dtype=dtype)
+    return BlockExtractor(backbone, inputs.corpus, inputs.settings.extract.codec)
+
+
+def run_streamed(
+    inputs: Inputs,
+    *,
+    cache: int | None = None,
+    keep: Callable[[Checkpoint], None] = lambda checkpoint: None,
+) -> tuple[StreamPlan, StreamOutcome]:
+    """One stream with one head on the cluster that we are connected to, as a run would have it.
+
+    Args:
+        inputs: What is streamed.
+        cache: Bytes, in the place of `stream.cache`.
+        keep: Called after each epoch.
+    """
+    settings = inputs.settings
+    if cache is not None:
+        stream = settings.stream.model_copy(update={"cache": cache})
+        settings = settings.model_copy(update={"stream": stream})
+    cluster = cluster_resources()
+    placement = place(cluster, settings)
+    plan = plan_stream(
+        settings,
+        inputs.corpus,
+        inputs.block_format,
+        num_extractors=placement.num_extractors,
+        num_nodes=cluster.num_nodes,
+        store_bytes=cluster.store_room(0),
+    )
+    outcome = run_stream(
+        plan,
+        placement,
+        settings=settings,
+        task=inputs.data.task,
+        corpus=inputs.corpus,
+        weights=inputs.weights,
+        heads={"head": settings},
+        shape=inputs.shape,
+        show_progress=False,
+        say=lambda text: None,
+        keep=keep,
+    )
+    return plan, outcome

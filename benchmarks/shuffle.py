@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from benchmarks.inputs import Inputs, load_inputs
+from benchmarks.inputs import CPU, Inputs, load_inputs
 from bertvision_stream.backbone import Backbone
 from bertvision_stream.batches import Batch, OpenBlock, join
 from bertvision_stream.blocks import TRAIN, BlockKey, epoch_sequence
@@ -23,9 +23,8 @@ from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.devices import pick_dtype
 from bertvision_stream.extract import BlockExtractor
+from bertvision_stream.plan import Position
 from bertvision_stream.training import HeadTraining, make_training
-
-CPU = torch.device("cpu")
 
 
 def main() -> int:
@@ -64,14 +63,15 @@ def _score(
     for epoch in range(settings.train.epochs):
         if name == "blocks":
             keys = epoch_sequence(len(corpus.blocks[TRAIN]), [], seed=seed, epoch=epoch)
-            for key in keys:
-                training.consume(epoch, key, blocks[key])
+            for index, key in enumerate(keys):
+                training.consume(Position(epoch, index), key, blocks[key])
         else:
             for batch in _shuffled(training, blocks, fit.batch_size, seed, epoch):
                 fit.train_batch(batch)
+            training.position = Position(epoch, len(corpus.blocks[TRAIN]))
         for key in corpus.validation_keys:
-            training.consume(epoch, key, blocks[key])
-        training.end_epoch()
+            training.consume(training.position, key, blocks[key])
+        training.end_epoch(epoch)
     scores = fit.history[-1].scores[inputs.data.validation[0].name]
     return scores[inputs.data.task.metrics[0]]
 

@@ -15,59 +15,24 @@ import time
 import ray
 import torch
 
-from actors.cluster import cluster_resources, connect, place
-from actors.service import plan_stream, run_stream
-from benchmarks.inputs import Inputs, load_inputs
-from bertvision_stream.backbone import Backbone
-from bertvision_stream.devices import pick_dtype
-from bertvision_stream.extract import BlockExtractor
+from actors.cluster import cluster_resources, connect
+from benchmarks.inputs import CPU, Inputs, load_inputs, make_extractor, run_streamed
 from bertvision_stream.training import make_training, train_in_process
 
-CPU = torch.device("cpu")
 ONE_EPOCH = ["train.epochs=1", "stream.cache=0"]
 
 
 def in_process(inputs: Inputs, num_threads: int) -> tuple[float, list[float]]:
     """Seconds and training losses of the plain loop."""
     torch.set_num_threads(num_threads)
-    settings = inputs.settings
-    dtype = pick_dtype(settings.backbone.dtype, CPU)
-    backbone = Backbone(inputs.weights.build(), device=CPU, dtype=dtype)
-    extractor = BlockExtractor(backbone, inputs.corpus, settings.extract.codec)
-    heads = {"head": settings}
+    extractor = make_extractor(inputs)
+    heads = {"head": inputs.settings}
     training = make_training(inputs.corpus, inputs.data.task, heads, inputs.shape, device=CPU)
     start = time.perf_counter()
     for _ in train_in_process(extractor, training):
         pass
     seconds = time.perf_counter() - start
     return seconds, [record.loss for record in training.results()["head"].history]
-
-
-def streamed(inputs: Inputs) -> tuple[float, float, list[float]]:
-    """Seconds to start the actors, seconds of the stream, and training losses."""
-    cluster = cluster_resources()
-    placement = place(cluster, inputs.settings)
-    plan = plan_stream(
-        inputs.settings,
-        inputs.corpus,
-        inputs.block_format,
-        num_extractors=placement.num_extractors,
-        cluster=cluster,
-    )
-    outcome = run_stream(
-        plan,
-        placement,
-        settings=inputs.settings,
-        task=inputs.data.task,
-        corpus=inputs.corpus,
-        weights=inputs.weights,
-        heads={"head": inputs.settings},
-        shape=inputs.shape,
-        show_progress=False,
-        say=lambda text: None,
-    )
-    losses = [record.loss for record in outcome.heads["head"].history]
-    return outcome.start_seconds, outcome.seconds, losses
 
 
 def main() -> int:
@@ -83,12 +48,13 @@ def main() -> int:
     ratios = []
     for _ in range(options.repeats):
         plain_seconds, plain_losses = in_process(inputs, num_threads)
-        start_seconds, stream_seconds, stream_losses = streamed(inputs)
-        ratios.append(stream_seconds / plain_seconds)
+        _, outcome = run_streamed(inputs)
+        stream_losses = [record.loss for record in outcome.heads["head"].history]
+        ratios.append(outcome.seconds / plain_seconds)
         same = "the same losses" if stream_losses == plain_losses else "DIFFERENT LOSSES"
         print(
-            f"in process {plain_seconds:6.1f} s   streamed {stream_seconds:6.1f} s "
-            f"(+ {start_seconds:.1f} s to start)   ratio {ratios[-1]:.3f}   {same}"
+            f"in process {plain_seconds:6.1f} s   streamed {outcome.seconds:6.1f} s "
+            f"(+ {outcome.start_seconds:.1f} s to start)   ratio {ratios[-1]:.3f}   {same}"
         )
         if stream_losses != plain_losses:
             print(f"in process: {plain_losses}\nstreamed:   {stream_losses}")

@@ -1,5 +1,6 @@
 """The frozen backbone: load it, and turn packed token ids into hidden states of every layer."""
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -165,6 +166,14 @@ class BackboneWeights:
             model.config.to_dict(), {name: t.numpy() for name, t in model.state_dict().items()}
         )
 
+    def fingerprint(self) -> str:
+        """A hash of all weights."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
     def build(self) -> PreTrainedModel:
         """The model again; its weights are copies."""
         options = dict(self.config)
@@ -254,3 +263,10 @@ class Backbone:
 def hidden_shape(config: Any) -> tuple[int, int]:
     """(L, D) of an encoder: the embedding layer and every encoder layer, hidden size."""
     return config.num_hidden_layers + 1, config.hidden_size
+
+
+def weight_bytes(config: Any) -> int:
+    """Bytes of a classifier's fp32 weights, known before they are loaded."""
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    return 4 * sum(tensor.numel() for tensor in model.state_dict().values())

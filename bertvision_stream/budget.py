@@ -34,6 +34,7 @@ class Budget:
         pinned: Blocks kept between epochs; their bytes and the window's never pass the total.
         pinned_bytes: Their bytes.
         epoch_bytes: Bytes that one epoch delivers.
+        store_share: Share of each node's object store that blocks may take.
     """
 
     total_bytes: int
@@ -41,6 +42,7 @@ class Budget:
     pinned: frozenset[BlockKey]
     pinned_bytes: int
     epoch_bytes: int
+    store_share: float
 
     @property
     def cached_share(self) -> float:
@@ -57,6 +59,7 @@ def plan_budget(
     budget: int | Literal["auto"],
     cache: int | Literal["auto"],
     store_bytes: int,
+    num_nodes: int,
     num_extractors: int,
 ) -> Budget:
     """Decide how many bytes to use, and which blocks to keep.
@@ -68,7 +71,8 @@ def plan_budget(
         seed: The run's seed.
         budget: `stream.budget`; `auto` is what is useful, up to a share of the object store.
         cache: `stream.cache`; `auto` is what the budget leaves beside a comfortable window.
-        store_bytes: Capacity of the object store (of all nodes together).
+        store_bytes: Room in the object stores of all nodes together.
+        num_nodes: Number of them.
         num_extractors: Extractors to keep busy.
 
     Raises:
@@ -103,10 +107,21 @@ def plan_budget(
                 f"holds: {store_bytes} ({format_bytes(store_bytes)}). Lower it or leave it out."
             )
     # The window comes first: a cache that starves it would make every epoch slower, not faster.
-    most_cached = max(total - min(comfortable, max(smallest, total // 2)), 0)
-    cache_bytes = most_cached if cache == "auto" else min(cache, total - smallest)
+    window = min(comfortable, max(smallest, total // 2))
+    cache_bytes = total - window if cache == "auto" else min(cache, total - smallest)
+    if num_nodes > 1:
+        # A block lies on one node; each node keeps room for two that pass, and a gap may be left.
+        in_stores = max(available, total) - 3 * largest * num_nodes
+        cache_bytes = max(min(cache_bytes, in_stores), 0)
     pinned = choose_pinned(
         block_bytes, validation, num_train=num_train, seed=seed, cache_bytes=cache_bytes
     )
     pinned_bytes = sum(block_bytes[key] for key in pinned)
-    return Budget(total, total - pinned_bytes, pinned, pinned_bytes, epoch_bytes)
+    return Budget(
+        total_bytes=total,
+        window_bytes=total - pinned_bytes,
+        pinned=pinned,
+        pinned_bytes=pinned_bytes,
+        epoch_bytes=epoch_bytes,
+        store_share=max(STORE_SHARE, total / store_bytes),
+    )

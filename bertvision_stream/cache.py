@@ -24,7 +24,9 @@ def choose_pinned(
     Validation blocks go first: every head reads them in every epoch. Training blocks follow stratum
     by stratum. An epoch's order takes one block of each stratum in turn (see `blocks.epoch_order`),
     so the pinned ones are spread evenly through every epoch, and extraction and training overlap
-    all along, while the order itself knows nothing of the cache.
+    all along, while the order itself knows nothing of the cache. With m of the 8 strata pinned
+    whole, at most 2 (8 - m) blocks in a row need a forward pass, however long the epoch is; by
+    chance alone it would be ever more.
 
     Args:
         block_bytes: Bytes of each block.

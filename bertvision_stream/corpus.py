@@ -1,5 +1,6 @@
 """A task's tokens and blocks: all that is needed to make any block again, anywhere."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,23 @@ class Corpus:
 
     def block(self, key: BlockKey) -> Block:
         return self.blocks[key.split][key.index]
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all splits: the deliveries of an epoch."""
+        return sum(len(blocks) for blocks in self.blocks.values())
+
+    def fingerprint(self) -> str:
+        """A hash of all tokens, labels and blocks: what a resumed run must find unchanged."""
+        digest = hashlib.sha256(repr((self.seed, list(self.stores))).encode())
+        for store in self.stores.values():
+            for array in (store.input_ids, store.token_type_ids, store.offsets, store.labels):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        for blocks in self.blocks.values():
+            for block in blocks:
+                digest.update(f"{block.key} of {block.num_examples}".encode())
+                digest.update(block.example_ids.tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def validation_keys(self) -> list[BlockKey]:

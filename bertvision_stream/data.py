@@ -86,6 +86,11 @@ class TokenStore:
         """Tokens of each example, int64 `[N]`."""
         return np.diff(self.offsets)
 
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.input_ids, self.token_type_ids, self.offsets, self.labels)
+        return sum(array.nbytes for array in arrays)
+
     def tokens(self, i: int) -> np.ndarray:
         """Token ids of example `i`, int32; a view."""
         return self.input_ids[self.offsets[i] : self.offsets[i + 1]]

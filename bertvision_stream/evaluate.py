@@ -6,7 +6,7 @@ classification, one number an example `[B]` for regression. Nothing here sees a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -88,6 +88,19 @@ def confidence(scores_BC: np.ndarray) -> np.ndarray:
 def headline(metrics: tuple[str, ...]) -> str:
     """The metric that stands for a task where there is room for one: the first."""
     return metrics[0]
+
+
+def main_score(scores: Mapping[str, Mapping[str, float]]) -> float:
+    """The one number that a task is ranked by, higher is better.
+
+    As GLUE does: the mean of a task's metrics (mrpc's accuracy and F1), then of its validation
+    splits (mnli's matched and mismatched).
+
+    Args:
+        scores: Value of each metric by split: `scores[split][metric]`.
+    """
+    means = [sum(split.values()) / len(split) for split in scores.values()]
+    return sum(means) / len(means)
 
 
 def compute_metrics(

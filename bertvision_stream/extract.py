@@ -1,5 +1,6 @@
 """Extraction: one block's tokens to its encoded hidden states, on a CPU or a GPU."""
 
+import logging
 import threading
 
 import numpy as np
@@ -9,6 +10,8 @@ from bertvision_stream.backbone import Backbone
 from bertvision_stream.blocks import BlockKey
 from bertvision_stream.codecs import Codec, EncodedBlock, encode
 from bertvision_stream.corpus import Corpus
+
+_log = logging.getLogger(__name__)
 
 
 class BlockExtractor:
@@ -32,9 +35,7 @@ class BlockExtractor:
         block = self.corpus.block(key)
         input_ids, token_type_ids = self.corpus.packed_tokens(block)
         with self._forward:
-            hidden_TLD, logits_BC = self.backbone.forward_packed(
-                input_ids, token_type_ids, block.lengths
-            )
+            hidden_TLD, logits_BC = self._forward_fitting(input_ids, token_type_ids, block.lengths)
             parts = encode(hidden_TLD, logits_BC, self.codec)
             if self._copy_stream is None:
                 return EncodedBlock(*(part.numpy() for part in parts))
@@ -49,6 +50,31 @@ class BlockExtractor:
             copied = self._copy_stream.record_event()
         copied.synchronize()
         return EncodedBlock(*(part.numpy() for part in pinned))
+
+    def _forward_fitting(
+        self, input_ids_T: np.ndarray, token_type_ids_T: np.ndarray, lengths_B: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A forward pass whose micro-batches are halved, for good, as often as memory ends.
+
+        The last bits of the numbers may depend on the size of micro-batches.
+
+        Raises:
+            torch.OutOfMemoryError: With the longest example alone it ends as well.
+        """
+        while True:
+            try:
+                return self.backbone.forward_packed(input_ids_T, token_type_ids_T, lengths_B)
+            except torch.OutOfMemoryError:
+                halved = self.backbone.micro_batch_tokens // 2
+                if self.backbone.micro_batch_tokens <= lengths_B[-1]:
+                    raise
+                self.backbone.micro_batch_tokens = max(halved, int(lengths_B[-1]))
+                _log.warning(
+                    "the device is out of memory: micro-batches of at most %d tokens from now on",
+                    self.backbone.micro_batch_tokens,
+                )
+            if self.backbone.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 def validation_logits(backbone: Backbone, corpus: Corpus) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Fine-tuned backbones on disk: safetensors, configuration, tokenizer and what went in."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from bertvision_stream.backbone import BackboneWeights, quiet
-from bertvision_stream.results import write_json
+from bertvision_stream.results import write_json, writing
 
 RECORD = "finetune.json"
 
@@ -29,13 +30,28 @@ def save(
     """Write a fine-tuned classifier; `AutoModelForSequenceClassification` loads it again.
 
     It is written beside and renamed: the folder is there as a whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
     """
-    beside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    with quiet():
-        weights.build().save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
-    write_json(beside / RECORD, record)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        with writing(folder):
+            beside.mkdir(parents=True)
+            with quiet():
+                weights.build().save_pretrained(beside)
+            _save_tokenizer(beside, tokenizer)
+            write_json(beside / RECORD, record)
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error  # the tokenizers library says it no better

@@ -1,16 +1,18 @@
 """Fit one head: the training step, the schedule, evaluation, early stopping."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
 from bertvision_stream.batches import Batch
+from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.evaluate import compute_metrics, scores_from_logits
 from bertvision_stream.heads import Head
+from bertvision_stream.heads.stacked import stacked_logits
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.settings import ResolvedTrain
 from bertvision_stream.tasks import Task
@@ -96,6 +98,11 @@ class HeadFit:
         }
 
     @property
+    def epoch(self) -> int:
+        """The head's own epoch, counted from 0: how many it has behind it."""
+        return len(self.history)
+
+    @property
     def active(self) -> bool:
         """Whether the head still trains: not failed, not stopped early, epochs left."""
         if self.failure or len(self.history) >= self.settings.epochs:
@@ -105,22 +112,27 @@ class HeadFit:
 
     def train_batch(self, batch: Batch) -> None:
         """One step of the optimiser."""
+        train_together([self], batch)
+
+    def begin_step(self) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.steps, self.total_steps)
         self.head.train()
-        loss = self._loss(self.head(batch.hidden_TLD, batch.lengths_B), batch.labels_B)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+
+    def end_step(self, loss: torch.Tensor, num_examples: int) -> None:
         self._optimizer.step()
         self.steps += 1
-        self._num_trained += len(batch.labels_B)
-        self._loss_sum += loss.detach().double() * len(batch.labels_B)
+        self._num_trained += num_examples
+        self._loss_sum += loss.detach().double() * num_examples
 
-    @torch.no_grad()
-    def evaluate_batch(self, split: str, example_ids: np.ndarray, batch: Batch) -> None:
-        """Keep the logits of validation examples; `example_ids` int64 [B] are their rows."""
-        self.head.eval()
-        logits_BC = self.head(batch.hidden_TLD, batch.lengths_B)
+    def loss(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """Mean over the examples."""
+        if self.task.kind == "regression":
+            return nn.functional.mse_loss(logits_BC.squeeze(-1), labels_B.to(logits_BC.dtype))
+        return nn.functional.cross_entropy(logits_BC, labels_B)
+
+    def keep_logits(self, split: str, example_ids: np.ndarray, logits_BC: torch.Tensor) -> None:
         self._logits[split][example_ids] = logits_BC.cpu().numpy()
 
     @property
@@ -181,19 +193,88 @@ class HeadFit:
             failure=self.failure,
         )
 
+    def checkpoint(self) -> Checkpoint:
+        """The head's whole state between two epochs; `restore` goes on from it, bit for bit."""
+        tensors = {f"head/{name}": t for name, t in self.head.state_dict().items()}
+        tensors |= {f"chosen/{name}": t for name, t in self._chosen_state.items()}
+        for index, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": t for name, t in state.items()}
+        for split, logits in self._chosen_logits.items():
+            tensors[f"logits/{split}"] = torch.from_numpy(logits)
+        tensors |= {f"dropout/{name}": t for name, t in self.head.dropout_state().items()}
+        facts = {
+            "steps": self.steps,
+            "failure": self.failure,
+            "chosen_epoch": self._chosen_epoch,
+            "history": [asdict(record) for record in self.history],
+        }
+        return Checkpoint({name: t.detach().cpu().clone() for name, t in tensors.items()}, facts)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`, which a fit with the same settings made."""
+        facts, below = checkpoint.facts, checkpoint.below
+        self.head.load_state_dict(below("head"))
+        self.head.load_dropout_state(below("dropout"))
+        self._chosen_state = below("chosen")
+        self._chosen_logits = {n: t.numpy().copy() for n, t in below("logits").items()}
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in below("optimizer").items():
+            index, _, key = name.partition("/")
+            state.setdefault(int(index), {})[key] = tensor.clone()  # it is changed in place
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.steps = facts["steps"]
+        self.failure = facts["failure"]
+        self._chosen_epoch = facts["chosen_epoch"]
+        self.history = [EpochRecord(**record) for record in facts["history"]]
+        self._start_epoch()
+
     def _validation_loss(self) -> float:
         """Mean over the examples of all validation splits."""
         total, count = 0.0, 0
         for split, logits in self._logits.items():
             labels = torch.from_numpy(np.asarray(self._validation_labels[split]))
-            total += self._loss(torch.from_numpy(logits).double(), labels).item() * len(labels)
+            total += self.loss(torch.from_numpy(logits).double(), labels).item() * len(labels)
             count += len(labels)
         return total / count
 
-    def _loss(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-        if self.task.kind == "regression":
-            return nn.functional.mse_loss(logits_BC.squeeze(-1), labels_B.to(logits_BC.dtype))
-        return nn.functional.cross_entropy(logits_BC, labels_B)
+
+def train_together(fits: Sequence[HeadFit], batch: Batch) -> None:
+    """One step of each head's optimiser, all on one batch.
+
+    Args:
+        fits: Heads of one `stack_key`; of several the products are computed together, which gives
+            the numbers of each alone but for rounding.
+        batch: Examples.
+    """
+    for fit in fits:
+        fit.begin_step()
+    all_logits = stacked_logits([fit.head for fit in fits], batch.hidden_TLD, batch.lengths_B)
+    losses = [
+        fit.loss(logits, batch.labels_B) for fit, logits in zip(fits, all_logits, strict=True)
+    ]
+    torch.autograd.backward(losses)  # none depends on the parameters of another
+    for fit, loss in zip(fits, losses, strict=True):
+        fit.end_step(loss, len(batch.labels_B))
+
+
+@torch.no_grad()
+def evaluate_together(
+    fits: Sequence[HeadFit], split: str, example_ids: np.ndarray, batch: Batch
+) -> None:
+    """Keep the logits of validation examples.
+
+    Args:
+        fits: As for `train_together`.
+        split: Name of the validation split.
+        example_ids: int64 [B], the examples' rows.
+        batch: The examples.
+    """
+    for fit in fits:
+        fit.head.eval()
+    all_logits = stacked_logits([fit.head for fit in fits], batch.hidden_TLD, batch.lengths_B)
+    for fit, logits in zip(fits, all_logits, strict=True):
+        fit.keep_logits(split, example_ids, logits)
 
 
 def learning_rate(settings: ResolvedTrain, step: int, total_steps: int) -> float:

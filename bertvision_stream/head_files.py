@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from bertvision_stream.heads import Head, HeadShape
-from bertvision_stream.results import write_json
+from bertvision_stream.results import write_bytes, write_json, writing
 from bertvision_stream.settings import HeadSettings
 from bertvision_stream.tasks import Task
 
@@ -33,11 +33,13 @@ def save_head(
         shape: What the head reads and writes.
         task: Kind and label names.
         backbone: Where the encoder is whose hidden states the head reads: a folder or a hub id.
+
+    Raises:
+        OutputError: The folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{WEIGHTS}.tmp"
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, beside)
-    beside.replace(folder / WEIGHTS)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / WEIGHTS, save({name: t.contiguous() for name, t in state.items()}))
     config = {
         "head": settings.model_dump(),
         "shape": asdict(shape),

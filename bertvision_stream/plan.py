@@ -1,10 +1,34 @@
 """What the feature stream knows of a run: names, orders and bytes, and no tensor."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
 
 from bertvision_stream.blocks import BlockKey, epoch_sequence
 from bertvision_stream.budget import Budget
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Position:
+    """A place in the stream: an epoch, and the number of a delivery in it, both from 0."""
+
+    epoch: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"delivery {self.index} of epoch {self.epoch + 1}"
+
+    @property
+    def next(self) -> "Position":
+        return Position(self.epoch, self.index + 1)
+
+
+class Reception(Enum):
+    """What became of a delivery."""
+
+    CONSUMED = "consumed"
+    DUPLICATE = "consumed before"  # delivered again after a fault: nothing is trained twice
+    TOO_EARLY = "refused, as a delivery before it is missing"
 
 
 @dataclass(frozen=True)
@@ -14,6 +38,8 @@ class StreamPlan:
     Attributes:
         seed: Of the epoch orders.
         num_epochs: Epochs at most; fewer where all heads stop early.
+        same_order: Whether every epoch has the order of the first. A search wants that: a head that
+            joins late is then given what it would have been given from the start.
         num_train: Number of training blocks.
         validation: Validation blocks, delivered at the end of each epoch.
         block_bytes: Bytes of each block.
@@ -24,6 +50,7 @@ class StreamPlan:
 
     seed: int
     num_epochs: int
+    same_order: bool
     num_train: int
     validation: tuple[BlockKey, ...]
     block_bytes: Mapping[BlockKey, int]
@@ -33,7 +60,20 @@ class StreamPlan:
 
     def sequence(self, epoch: int) -> list[BlockKey]:
         """The deliveries of an epoch (counted from 0), in order."""
+        epoch = 0 if self.same_order else epoch
         return epoch_sequence(self.num_train, self.validation, seed=self.seed, epoch=epoch)
+
+    def deliveries(self, start: Position, last_epoch: int) -> Iterator[tuple[Position, BlockKey]]:
+        """All deliveries from `start` to the end of `last_epoch`, over the borders of epochs."""
+        for epoch in range(start.epoch, last_epoch + 1):
+            first = start.index if epoch == start.epoch else 0
+            for index, key in enumerate(self.sequence(epoch)[first:], start=first):
+                yield Position(epoch, index), key
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest block."""
+        return max(self.block_bytes.values())
 
 
 @dataclass
@@ -44,7 +84,9 @@ class StreamStats:
         blocks_extracted: Blocks made by a forward pass.
         blocks_from_cache: Blocks delivered without one.
         blocks_failed: Attempts to make a block that failed and were made again.
+        blocks_lost: Blocks made that were lost with their node, or dropped after another fault.
         tokens_extracted: Tokens of the blocks made.
+        tokens_by_epoch: The same by the epoch for which a block was made first.
         held_bytes: Bytes of blocks that exist or are being made.
         peak_bytes: The most that `held_bytes` has been.
         cache_bytes: Bytes of blocks kept for later epochs.
@@ -56,13 +98,22 @@ class StreamStats:
     blocks_extracted: int = 0
     blocks_from_cache: int = 0
     blocks_failed: int = 0
+    blocks_lost: int = 0
     tokens_extracted: int = 0
+    tokens_by_epoch: dict[int, int] = field(default_factory=dict)
     held_bytes: int = 0
     peak_bytes: int = 0
     cache_bytes: int = 0
     extract_seconds: float = 0.0
     train_seconds: float = 0.0
     train_wait_seconds: float = 0.0
+
+    def count_extracted(self, epoch: int, num_tokens: int, seconds: float) -> None:
+        """One more block was made, for `epoch`."""
+        self.blocks_extracted += 1
+        self.tokens_extracted += num_tokens
+        self.tokens_by_epoch[epoch] = self.tokens_by_epoch.get(epoch, 0) + num_tokens
+        self.extract_seconds += seconds
 
     def hold(self, num_bytes: int) -> None:
         self.held_bytes += num_bytes

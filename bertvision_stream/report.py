@@ -19,7 +19,7 @@ _Mark = Callable[[str], str]  # how the best score of several is shown
 def render_table(report: RunReport) -> str:
     """The results as text of at most 100 columns for a console: a title, the table, the facts."""
     header, rows = _score_table(report, _star)
-    lines = [_title(report), _data_line(report), "", _text_grid(header, rows)]
+    lines = [_title(report), _data_line(report), "", text_grid(header, rows)]
     lines += ["* best of its column", ""]
     for subject, fact in _facts(report):
         lines.append(textwrap.fill(f"{subject:<8}{fact}", _WIDTH, subsequent_indent=" " * 8))
@@ -62,7 +62,7 @@ def render_summary(reports: Sequence[RunReport]) -> str:
             seconds = format_seconds(report.seconds.total)
             parameters = format_count(report.head.parameters)
             rows.append([task, metric, f"{split.examples:,}", *scores, parameters, seconds])
-    return _text_grid(header, rows) + "\n* best of its row\n"
+    return text_grid(header, rows) + "\n* best of its row\n"
 
 
 def _title(report: RunReport) -> str:
@@ -184,7 +184,7 @@ def _share(count: int, of: int) -> str:
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
-def _text_grid(header: _Header, rows: _Rows) -> str:
+def text_grid(header: _Header, rows: _Rows) -> str:
     """Lays out columns two spaces apart, the first to the left, the others to the right."""
     titles = [list(line) for line in zip(*header, strict=True) if any(line)]
     widths = [max(map(len, column)) for column in zip(*titles, *rows, strict=True)]

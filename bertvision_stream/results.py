@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
 
+from bertvision_stream.errors import OutputError
 from bertvision_stream.evaluate import EnsembleMethod, confidence, predicted
 from bertvision_stream.tasks import Task
 
@@ -125,6 +128,41 @@ class StreamSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchSummary:
+    """The search before the training; keys as in `metrics.json`.
+
+    Attributes:
+        target: `head` or `backbone`.
+        trials: How many there were.
+        lost: Those that diverged or failed.
+        best_trial: The number of the best, from 1.
+        best_score: Its score, on the rows that the search took.
+        best_config: Its values by dotted key.
+        max_concurrent: Trials at once.
+        seconds: Wall time.
+        epochs: Epochs that the stream ran for all trials together.
+        examples: Training examples that the search took.
+        tokens_extracted: Tokens of the blocks that the stream made for all trials together.
+        blocks_extracted: Blocks that it made.
+        blocks_from_cache: Blocks that it delivered without making them again.
+    """
+
+    target: str
+    trials: int
+    lost: int
+    best_trial: int
+    best_score: float
+    best_config: Mapping[str, Any]
+    max_concurrent: int
+    seconds: float
+    epochs: int
+    examples: int
+    tokens_extracted: int
+    blocks_extracted: int
+    blocks_from_cache: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seconds:
     """Wall time: the whole run, fine-tuning, and streaming with the training of heads."""
 
@@ -142,6 +180,7 @@ class RunReport:
         command: Command line that does the run again.
         versions: Package -> version.
         notes: Sentences for the user: what was held out, what was picked automatically.
+        search: The search that came first; None without one.
     """
 
     task: Task
@@ -158,6 +197,7 @@ class RunReport:
     command: str
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    search: SearchSummary | None = None
 
 
 def metrics_json(report: RunReport) -> dict[str, Any]:
@@ -200,7 +240,7 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "seconds": asdict(report.seconds),
         "versions": dict(report.versions),
         "notes": list(report.notes),
-    }
+    } | ({"search": asdict(report.search)} if report.search else {})
 
 
 def write_json(path: Path, content: object) -> None:
@@ -214,13 +254,44 @@ def write_json(path: Path, content: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text beside `path` and rename it, so that a reader never sees half a file."""
+    """Write UTF-8 text, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write beside `path` and rename: a reader sees the old file or the whole new one.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # or else a machine that stops may keep the name alone
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what can go wrong while `path` is written into an error for people.
+
+    Raises:
+        OutputError: Says what happened and that nothing written earlier was touched.
+    """
     try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except (OSError, SafetensorError) as error:
+        cause = (getattr(error, "strerror", None) or str(error)).rstrip(".")
+        raise OutputError(
+            f"{path} cannot be written: {cause}. What was written before is whole. Make room or "
+            f"give another output_dir; with resume=true the same command then goes on from the "
+            f"last finished epoch."
+        ) from error
 
 
 def write_predictions(

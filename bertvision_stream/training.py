@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bertvision_stream.batches import BatchCutter, OpenBlock
+from bertvision_stream.batches import Batch, BatchCutter, OpenBlock
 from bertvision_stream.blocks import TRAIN, BlockKey, epoch_sequence, row_order
+from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.devices import pick_dtype
-from bertvision_stream.fit import HeadFit, HeadResult
+from bertvision_stream.fit import HeadFit, HeadResult, evaluate_together, train_together
 from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.plan import Position, Reception
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
@@ -23,92 +26,202 @@ if TYPE_CHECKING:  # it brings transformers, which a trainer does without
     from bertvision_stream.extract import BlockExtractor
 
 
+@dataclass
+class _Group:
+    """Heads that are given the same batches: of the same size, in the same epoch of their own."""
+
+    epoch: int
+    cutter: BatchCutter
+    fits: list[HeadFit]
+
+
 class HeadTraining:
-    """Feeds each block to every head, in the order in which the blocks come.
+    """Feeds each block to every head, in the order of the plan.
+
+    It knows the position that it has reached, so that a stream may deliver a block again, or start
+    anew, without harm. Heads come and go between epochs. The rows of a block come in an order that
+    depends on the head's own epoch, and so not on when it joined.
 
     Args:
         corpus: Blocks, labels and the seed of the row orders.
-        fits: The heads by name.
+        task: What is learned.
+        shape: What the heads read and write.
         device: Where the heads compute.
         dtype: The dtype of the heads' products, bf16 or fp32.
+        stack_heads: Whether heads of equal shape are computed together: much faster, and equal to
+            one by one but for rounding.
     """
 
     def __init__(
         self,
         corpus: Corpus,
-        fits: Mapping[str, HeadFit],
+        task: Task,
+        shape: HeadShape,
         *,
         device: torch.device,
         dtype: torch.dtype,
+        stack_heads: bool,
     ):
         self.corpus = corpus
-        self.fits = fits
+        self.task = task
+        self.shape = shape
         self.device = device
         self.dtype = dtype
-        self.bert_logits: dict[str, np.ndarray] = {
-            split: np.full((corpus.stores[split].num_examples, 0), np.nan, dtype=np.float32)
-            for split in corpus.validation_splits
-        }
-        # Heads with the same batch size share the batches.
-        self._cutters = {fit.batch_size: BatchCutter(fit.batch_size) for fit in fits.values()}
+        self.stack_heads = stack_heads
+        self.fits: dict[str, HeadFit] = {}
+        self.position = Position(0, 0)
+        self.bert_logits: dict[str, np.ndarray] = {}
+        self._groups: list[_Group] = []
+        self._ended: dict[str, EpochRecord | None] = {}
 
-    def consume(self, epoch: int, key: BlockKey, encoded: EncodedBlock) -> None:
+    def attach(
+        self, name: str, settings: TaskSettings, checkpoint: Checkpoint | None = None
+    ) -> None:
+        """Add a head, between two epochs.
+
+        Args:
+            name: Its name; a head of the same name is replaced.
+            settings: Its `head`, `train` and `seed`.
+            checkpoint: Where it goes on; None starts it.
+
+        Raises:
+            ValueError: An epoch is going on.
+        """
+        if self.position.index:
+            raise ValueError(f"no head can be attached within an epoch, at {self.position}")
+        fit = HeadFit(
+            Head(settings.head, self.shape, seed=settings.seed),
+            settings.train,
+            self.task,
+            train_labels=self.corpus.stores[TRAIN].labels,
+            validation_labels={
+                s: self.corpus.stores[s].labels for s in self.corpus.validation_splits
+            },
+            device=self.device,
+        )
+        if checkpoint is not None:
+            fit.restore(checkpoint)
+        self.fits[name] = fit
+
+    def detach(self, name: str) -> None:
+        """Let a head go, between two epochs."""
+        self.fits.pop(name, None)
+
+    def consume(self, position: Position, key: BlockKey, encoded: EncodedBlock) -> Reception:
         """Train on a training block, or evaluate on a validation block. Nothing of it is kept.
 
         Args:
-            epoch: Counted from 0, as in the epoch plan.
+            position: The delivery's; every position is taken once and in order.
             key: The block's name.
             encoded: Its hidden states and BERT's logits.
         """
+        if position != self.position:
+            early = position > self.position
+            return Reception.TOO_EARLY if early else Reception.DUPLICATE
+        if position.index == 0:
+            self._groups = self._group()
         block = self.corpus.block(key)
         labels_B = self.corpus.stores[key.split].labels[block.example_ids]
         opened = OpenBlock(encoded, block.lengths, labels_B, device=self.device, dtype=self.dtype)
         if key.split == TRAIN:
-            rows = row_order(block, seed=self.corpus.seed, epoch=epoch)
-            for size, cutter in self._cutters.items():
-                for batch in cutter.push(opened, rows):
-                    for fit in self._active(size):
-                        fit.train_batch(batch)
+            for group in self._groups:
+                rows = row_order(block, seed=self.corpus.seed, epoch=group.epoch)
+                for batch in group.cutter.push(opened, rows):
+                    self._train(group, batch)
             for fit in self._active():
-                fit.check_finite(f"in epoch {epoch + 1}, at block {key}")
-            return
-        self._end_training()
-        self._keep_bert_logits(key.split, block.example_ids, encoded.logits)
-        everything = opened.take(np.arange(opened.num_rows))
-        for fit in self._active():
-            fit.evaluate_batch(key.split, block.example_ids, everything)
+                fit.check_finite(f"in epoch {fit.epoch + 1}, at block {key}")
+        else:
+            self._end_training()
+            self._keep_bert_logits(key.split, block.example_ids, encoded.logits)
+            everything = opened.take(np.arange(opened.num_rows))
+            for stack in self._stacks(self.fits.values()):
+                evaluate_together(stack, key.split, block.example_ids, everything)
+        self.position = position.next
+        return Reception.CONSUMED
 
-    def end_epoch(self) -> dict[str, EpochRecord | None]:
-        """Close the epoch of every head that still trains; None for one that has just failed."""
+    def end_epoch(self, epoch: int) -> dict[str, EpochRecord | None]:
+        """Close the epoch of every head that still trains; None for one that has just failed.
+
+        Called again for the same epoch, after a fault, it gives the same answer.
+
+        Raises:
+            ValueError: Deliveries of the epoch are missing.
+        """
+        if self.position == Position(epoch + 1, 0):
+            return self._ended
+        if self.position != Position(epoch, self.corpus.num_blocks):
+            raise ValueError(f"epoch {epoch} cannot end at {self.position}")
         self._end_training()
-        return {name: fit.end_epoch() for name, fit in self.fits.items() if fit.active}
+        self._ended = {name: fit.end_epoch() for name, fit in self.fits.items() if fit.active}
+        self.position = Position(epoch + 1, 0)
+        return self._ended
 
     def results(self) -> dict[str, HeadResult]:
         """What is left of each head."""
         return {name: fit.result() for name, fit in self.fits.items()}
 
     @property
-    def active(self) -> bool:
-        """Whether any head still trains."""
-        return any(fit.active for fit in self.fits.values())
+    def active(self) -> frozenset[str]:
+        """Names of the heads that still train."""
+        return frozenset(name for name, fit in self.fits.items() if fit.active)
 
-    def _active(self, batch_size: int | None = None) -> list[HeadFit]:
-        return [
-            fit for fit in self.fits.values() if fit.active and batch_size in (None, fit.batch_size)
-        ]
+    def checkpoint(self) -> Checkpoint:
+        """All heads, BERT's logits and the position, between two epochs."""
+        if self.position.index:
+            raise ValueError(f"no checkpoint within an epoch, at {self.position}")
+        parts = {f"head:{name}": fit.checkpoint() for name, fit in self.fits.items()}
+        logits = {split: torch.from_numpy(a) for split, a in self.bert_logits.items()}
+        parts["bert"] = Checkpoint(logits)
+        return Checkpoint.join(parts, {"epoch": self.position.epoch})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`; heads that it does not know stay as they are."""
+        for name, fit in self.fits.items():
+            if f"head:{name}" in checkpoint.facts["parts"]:
+                fit.restore(checkpoint.part(f"head:{name}"))
+        self.bert_logits = {
+            split: t.numpy().copy() for split, t in checkpoint.part("bert").tensors.items()
+        }
+        self.position = Position(checkpoint.facts["epoch"], 0)
+
+    def _active(self) -> list[HeadFit]:
+        return _active(self.fits.values())
+
+    def _group(self) -> list[_Group]:
+        groups: dict[tuple[int, int], _Group] = {}
+        for fit in self._active():
+            new = _Group(fit.epoch, BatchCutter(fit.batch_size), [])
+            groups.setdefault((fit.epoch, fit.batch_size), new).fits.append(fit)
+        return list(groups.values())
+
+    def _train(self, group: _Group, batch: Batch) -> None:
+        for stack in self._stacks(group.fits):
+            train_together(stack, batch)
+
+    def _stacks(self, fits: Iterable[HeadFit]) -> list[list[HeadFit]]:
+        """Those that still train, together where they can be computed together."""
+        if not self.stack_heads:
+            return [[fit] for fit in _active(fits)]
+        stacks: dict[Hashable, list[HeadFit]] = {}
+        for fit in _active(fits):
+            stacks.setdefault(fit.head.stack_key, []).append(fit)
+        return list(stacks.values())
 
     def _end_training(self) -> None:
         """The last, smaller batch of the epoch, once its training blocks are through."""
-        for size, cutter in self._cutters.items():
-            for batch in cutter.flush():
-                for fit in self._active(size):
-                    fit.train_batch(batch)
+        for group in self._groups:
+            for batch in group.cutter.flush():
+                self._train(group, batch)
 
     def _keep_bert_logits(self, split: str, ids: np.ndarray, logits_BC: np.ndarray) -> None:
-        if not self.bert_logits[split].shape[1]:
-            shape = (len(self.bert_logits[split]), logits_BC.shape[1])
+        if split not in self.bert_logits:
+            shape = (self.corpus.stores[split].num_examples, logits_BC.shape[1])
             self.bert_logits[split] = np.full(shape, np.nan, dtype=np.float32)
         self.bert_logits[split][ids] = logits_BC
+
+
+def _active(fits: Iterable[HeadFit]) -> list[HeadFit]:
+    return [fit for fit in fits if fit.active]
 
 
 def make_training(
@@ -119,28 +232,24 @@ def make_training(
     *,
     device: torch.device,
 ) -> HeadTraining:
-    """Heads, optimisers and all from settings: the same in an actor and in one process.
+    """Heads, optimisers and all from settings, in this process.
 
     Args:
         corpus: Blocks and labels.
         task: What is learned.
-        heads: Settings by the name of the head: `head`, `train` and `seed` of each count.
+        heads: Settings by the name of the head: `head`, `train` and `seed` of each count;
+            `train.precision` and `.stack_heads` of the first.
         shape: What the heads read and write.
         device: Where they compute.
     """
-    fits = {
-        name: HeadFit(
-            Head(settings.head, shape, seed=settings.seed),
-            settings.train,
-            task,
-            train_labels=corpus.stores[TRAIN].labels,
-            validation_labels={s: corpus.stores[s].labels for s in corpus.validation_splits},
-            device=device,
-        )
-        for name, settings in heads.items()
-    }
-    precision = next(iter(heads.values())).train.precision
-    return HeadTraining(corpus, fits, device=device, dtype=pick_dtype(precision, device))
+    train = next(iter(heads.values())).train
+    dtype = pick_dtype(train.precision, device)
+    training = HeadTraining(
+        corpus, task, shape, device=device, dtype=dtype, stack_heads=train.stack_heads
+    )
+    for name, settings in heads.items():
+        training.attach(name, settings)
+    return training
 
 
 def train_in_process(
@@ -154,9 +263,10 @@ def train_in_process(
     corpus = extractor.corpus
     epoch = 0
     while training.active:
-        for key in epoch_sequence(
+        sequence = epoch_sequence(
             len(corpus.blocks[TRAIN]), corpus.validation_keys, seed=corpus.seed, epoch=epoch
-        ):
-            training.consume(epoch, key, extractor.extract(key))
-        yield training.end_epoch()
+        )
+        for index, key in enumerate(sequence):
+            training.consume(Position(epoch, index), key, extractor.extract(key))
+        yield training.end_epoch(epoch)
         epoch += 1

@@ -1,19 +1,16 @@
-"""Bytes never pass the budget, and what is pinned is what pays off."""
+"""Bytes never pass the budget; what a budget is spent on, and what is said of one too small."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bertvision_stream.blocks import NUM_STRATA, TRAIN, BlockKey, epoch_order, epoch_sequence
+from bertvision_stream.blocks import TRAIN, BlockKey
 from bertvision_stream.budget import STORE_SHARE, Budget, max_blocks, plan_budget
-from bertvision_stream.cache import choose_pinned
 from bertvision_stream.errors import ConfigError
 
 SEED = 5
@@ -36,6 +33,7 @@ def plan(sizes: Mapping[BlockKey, int], validation: Sequence[BlockKey], **change
         "budget": "auto",
         "cache": "auto",
         "store_bytes": 10_000 * MIB,
+        "num_nodes": 1,
         "num_extractors": 2,
         "seed": SEED,
     }
@@ -92,6 +90,17 @@ def test_a_cache_does_not_starve_the_window_unless_told_to():
     assert (told.window_bytes, told.pinned_bytes) == (2 * MIB, 6 * MIB)
 
 
+@pytest.mark.parametrize("cache", ["auto", 1000 * MIB])
+def test_on_several_nodes_only_what_finds_a_place_on_one_is_pinned(cache: Any):
+    sizes, validation = block_sizes(50, 6)
+    one, four = (
+        plan(sizes, validation, cache=cache, store_bytes=60 * MIB, num_nodes=n) for n in (1, 4)
+    )
+    assert one.total_bytes == four.total_bytes == 42 * MIB
+    assert one.pinned_bytes == (34 if cache == "auto" else 40) * MIB
+    assert four.pinned_bytes == (42 - 3 * 4) * MIB
+
+
 def test_no_cache_keeps_nothing():
     sizes, validation = block_sizes(50, 6)
     planned = plan(sizes, validation, cache=0)
@@ -138,68 +147,3 @@ def test_a_store_below_two_blocks_is_refused():
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
         plan(sizes, validation, store_bytes=2 * MIB)
-
-
-@pytest.mark.parametrize("even", [True, False])
-def test_validation_blocks_are_pinned_first(even: bool):
-    sizes, validation = block_sizes(50, 6, even=even)
-    enough = sum(sizes[key] for key in validation)
-    pinned = choose_pinned(sizes, validation, num_train=50, seed=SEED, cache_bytes=enough)
-    assert pinned == set(validation)
-    pinned = choose_pinned(sizes, validation, num_train=50, seed=SEED, cache_bytes=3 * MIB)
-    assert set(validation[:3]) <= pinned
-
-
-@pytest.mark.parametrize("even", [True, False])
-@pytest.mark.parametrize("cache_bytes", [0, MIB // 3, MIB, 20 * MIB, 55 * MIB, 56 * MIB])
-def test_pinned_blocks_fill_the_cache_and_no_more(cache_bytes: int, even: bool):
-    sizes, validation = block_sizes(50, 6, even=even)
-    pinned = choose_pinned(sizes, validation, num_train=50, seed=SEED, cache_bytes=cache_bytes)
-    left = cache_bytes - sum(sizes[key] for key in pinned)
-    assert left >= 0
-    assert all(sizes[key] > left for key in set(sizes) - pinned)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.8])
-def test_pinned_blocks_are_spread_evenly_through_every_epoch(share: float):
-    num_train = 12 * NUM_STRATA
-    sizes, validation = block_sizes(num_train, 0)
-    cache_bytes = int(share * num_train * MIB)
-    pinned = choose_pinned(
-        sizes, validation, num_train=num_train, seed=SEED, cache_bytes=cache_bytes
-    )
-    assert len(pinned) == cache_bytes // MIB
-    whole_strata = int(share * NUM_STRATA)
-    for epoch in range(5):
-        hits = [
-            BlockKey(TRAIN, int(i)) in pinned
-            for i in epoch_order(num_train, seed=SEED, epoch=epoch)
-        ]
-        in_stretches = {
-            sum(hits[first : first + NUM_STRATA]) for first in range(0, num_train, NUM_STRATA)
-        }
-        assert in_stretches <= {whole_strata, whole_strata + 1}
-
-
-@pytest.mark.parametrize("share", [0.25, 0.5])
-def test_pinned_blocks_hit_their_share_and_least_recently_used_ones_far_less(share: float):
-    num_train, epochs = 96, 20
-    sizes, _ = block_sizes(num_train, 0)
-    room = int(share * num_train)
-    pinned = choose_pinned(sizes, [], num_train=num_train, seed=SEED, cache_bytes=room * MIB)
-    recent: OrderedDict[BlockKey, None] = OrderedDict()
-    pinned_hits = recent_hits = 0
-    for epoch in range(epochs):
-        for key in epoch_sequence(num_train, [], seed=SEED, epoch=epoch):
-            pinned_hits += epoch > 0 and key in pinned
-            recent_hits += key in recent
-            recent.pop(key, None)
-            recent[key] = None
-            if len(recent) > room:
-                recent.popitem(last=False)
-    deliveries = num_train * (epochs - 1)
-    assert pinned_hits / deliveries == share
-    # A block read at p of an epoch and at q of the next is still there if p (1 - q) > 1 - share.
-    expected = share + (1 - share) * math.log(1 - share)
-    assert recent_hits / deliveries == pytest.approx(expected, abs=0.03)
-    assert expected < share / 3

@@ -125,12 +125,21 @@ One problem with the settings:
             id="fewer than no epochs",
         ),
         pytest.param(
-            ["task=demo", "--verbose", "stream.budget=2 apples", "head.pool=maen", "resume=true"],
+            [
+                "task=demo",
+                "--verbose",
+                "stream.budget=2 apples",
+                "head.pool=maen",
+                "resume=perhaps",
+            ],
             """\
 4 problems with the settings:
 
   --verbose
       there is no such option: settings are key=value, without dashes
+
+  resume=perhaps
+      must be true or false
 
   stream.budget=2 apples
       must be a size such as 268435456, 256MiB or 2GB, or auto
@@ -138,10 +147,6 @@ One problem with the settings:
   head.pool=maen
       must be one of mean, cls, attention, flatten
       Did you mean head.pool=mean?
-
-  resume=true
-      resuming comes with a later version
-      Leave resume out.
 """,
             id="several at once",
         ),

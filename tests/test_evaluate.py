@@ -14,6 +14,7 @@ from bertvision_stream.evaluate import (
     confidence,
     ensemble,
     headline,
+    main_score,
     predicted,
     scores_from_logits,
 )
@@ -180,3 +181,12 @@ def test_what_cannot_be_scored_is_refused(scores, labels, metrics, message):
 
 def test_headline_is_the_first_metric():
     assert headline(("pearson", "spearman")) == "pearson"
+
+
+def test_the_main_score_is_glues_mean():
+    assert main_score({"validation": {"matthews": 0.4}}) == 0.4
+    assert main_score({"validation": {"accuracy": 0.5, "f1": 0.75}}) == 0.625
+    mnli = {"validation_matched": {"accuracy": 0.5}, "validation_mismatched": {"accuracy": 1.0}}
+    assert main_score(mnli) == 0.75
+    uneven = {"a": {"accuracy": 1.0, "f1": 0.0}, "b": {"accuracy": 0.0}}
+    assert main_score(uneven) == 0.25  # each split counts alike, whatever it has of metrics

@@ -63,7 +63,8 @@ class ScaledValidation(RandomExtractor):
 
 
 def settings_of(*overrides: str, lr: float = 1e-2) -> TaskSettings:
-    return task_settings("cola", "train.precision=fp32", f"train.lr={lr}", *overrides)
+    exact = ("train.precision=fp32", "train.stack_heads=false")
+    return task_settings("cola", *exact, f"train.lr={lr}", *overrides)
 
 
 def shape_of(task: Task) -> HeadShape:
@@ -174,13 +175,13 @@ def test_training_equals_a_plain_loop_bit_for_bit(task: Task, batch_size: int):
 @pytest.mark.parametrize("task", [CLASSES, SCORES], ids=["classification", "regression"])
 def test_validation_covers_each_example_once(task: Task, monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, list[int]] = {split: [] for split in VALIDATION}
-    evaluate_batch = HeadFit.evaluate_batch
+    keep_logits = HeadFit.keep_logits
 
-    def noting(self: HeadFit, split: str, example_ids: np.ndarray, batch: Any) -> None:
+    def noting(self: HeadFit, split: str, example_ids: np.ndarray, logits: Any) -> None:
         seen[split] += example_ids.tolist()
-        evaluate_batch(self, split, example_ids, batch)
+        keep_logits(self, split, example_ids, logits)
 
-    monkeypatch.setattr(HeadFit, "evaluate_batch", noting)
+    monkeypatch.setattr(HeadFit, "keep_logits", noting)
     settings = settings_of("train.epochs=1")
     extractor = RandomExtractor(make_corpus(task))
     result = train({"head": settings}, task, extractor)["head"]

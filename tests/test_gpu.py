@@ -10,7 +10,9 @@ from bertvision_stream.backbone import Backbone
 from bertvision_stream.blocks import TRAIN
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.extract import BlockExtractor
-from bertvision_stream.heads import HeadShape
+from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.heads.stacked import stacked_logits
+from bertvision_stream.setting_groups import HeadSettings
 from bertvision_stream.tasks import TASKS
 from bertvision_stream.training import make_training, train_in_process
 
@@ -76,3 +78,18 @@ def test_a_head_trains_on_the_gpu_as_on_the_cpu():
             pass
         losses[device] = [record.loss for record in training.results()["head"].history]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-3)
+
+
+@pytest.mark.parametrize("pool", ["mean", "attention", "flatten"])
+def test_stacked_heads_on_the_gpu_are_those_of_the_cpu(pool: str):
+    settings, shape = HeadSettings(pool=pool, skip="mix"), HeadShape(5, 32, 3, 20)
+    lengths = torch.arange(1, 21)
+    hidden = torch.randn(int(lengths.sum()), 5, 32, generator=torch.Generator().manual_seed(0))
+    outcome = {}
+    for device in ("cpu", "cuda"):
+        heads = [Head(settings, shape, seed=seed).to(device) for seed in range(4)]
+        logits = torch.stack(stacked_logits(heads, hidden.to(device), lengths.to(device)))
+        logits.square().sum().backward()
+        gradients = [p.grad.cpu() for head in heads for p in head.parameters()]
+        outcome[device] = [logits.detach().cpu(), *gradients]
+    torch.testing.assert_close(outcome["cuda"], outcome["cpu"], rtol=1e-3, atol=1e-4)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bertvision_stream.data import Split
+from bertvision_stream.errors import OutputError
 from bertvision_stream.report import (
     render_markdown,
     render_summary,
@@ -289,9 +292,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert path.read_text(encoding="utf-8") == '{\n  "old": "é"\n}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"loss": math.nan})
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("os.fsync", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OutputError) as caught:
         write_text(path, "new")
+    assert str(caught.value) == (
+        f"{path} cannot be written: No space left on device. What was written before is whole. "
+        "Make room or give another output_dir; with resume=true the same command then goes on from "
+        "the last finished epoch."
+    )
     assert json.loads(path.read_text(encoding="utf-8")) == {"old": "é"}
     assert list(tmp_path.iterdir()) == [path]
 

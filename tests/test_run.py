@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model
@@ -65,10 +68,11 @@ class Job:
 
     folder: Path
     said: str
+    name: str = "one"
 
     @property
     def results(self) -> Path:
-        return self.folder / "outputs" / "custom" / "one"
+        return self.folder / "outputs" / "custom" / self.name
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -99,7 +103,9 @@ def job(folder: Path) -> Job:
 
 
 def test_the_files_of_a_run(job: Job) -> None:
-    files = "config.json metrics.json model predictions_validation.jsonl results.md run.log"
+    files = (
+        "checkpoints config.json metrics.json model predictions_validation.jsonl results.md run.log"
+    )
     assert sorted(path.name for path in job.results.iterdir()) == files.split()
     assert json.loads((job.results / "config.json").read_text())["finetune"]["epochs"] == 0.5
     log = (job.results / "run.log").read_text()
@@ -165,3 +171,67 @@ def test_a_budget_below_two_blocks_is_refused_before_the_fine_tuning(folder: Pat
         done.stderr.strip(),
     )
     assert "fine-tuning" not in done.stdout
+
+
+def test_an_interrupted_run_goes_on_with_the_same_numbers(job: Job) -> None:
+    command = [sys.executable, "-m", "bertvision_stream.run", *COMMAND, "finetune.epochs=0.5"]
+    with subprocess.Popen(
+        [*command, "run_name=four"],
+        cwd=job.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("epoch 1/2"):
+                running.send_signal(signal.SIGTERM)
+        assert running.wait() == 130
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert said.endswith(
+        "Interrupted. What is finished is kept; to go on:\n  "
+        + shlex.join(["python", *command[1:], "run_name=four", "resume=true"])
+        + "\n"
+    )
+    changed = run(job.folder, "finetune.epochs=0.5", "run_name=four", "resume=true", "train.lr=0.1")
+    assert changed.returncode == 2
+    assert "\n  train.lr: 0.002 then, 0.1 now\n" in changed.stderr
+    done = run(job.folder, "finetune.epochs=0.5", "run_name=four", "resume=true")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^resume: going on after epoch \d$", done.stdout, re.MULTILINE)
+    resumed = Job(job.folder, done.stdout, "four")
+    for key in ("splits", "train", "head"):
+        assert resumed.metrics[key] == job.metrics[key]
+    for name in ("predictions_validation.jsonl", "model/model.safetensors"):
+        assert (resumed.results / name).read_bytes() == (job.results / name).read_bytes()
+    again = run(job.folder, "finetune.epochs=0.5", "run_name=four", "resume=true")
+    assert again.returncode == 0, again.stderr
+    assert "this run is finished; its results are in outputs/custom/four" in again.stdout
+
+
+@pytest.mark.parametrize("target", ["head", "backbone"])
+def test_a_search_and_the_training_of_the_best(job: Job, target: str) -> None:
+    done = run(
+        job.folder,
+        "mode=search",
+        f"search.target={target}",
+        "search.num_trials=2",
+        "search.searcher=random",
+        f"run_name={target}",
+        *(["finetune.epochs=0.5"] if target == "head" else []),
+    )
+    assert done.returncode == 0, done.stderr
+    found = Job(job.folder, done.stdout, target)
+    search = found.metrics["search"]
+    assert (search["target"], search["trials"], search["lost"]) == (target, 2, 0)
+    trials = pd.read_csv(found.results / "trials.csv")
+    assert search["best_score"] == pytest.approx(trials["score"].max())
+    assert {path.name for path in (found.results / "plots").iterdir()} >= {"hyperparameters.png"}
+    for key, value in search["best_config"].items():
+        assert f"{key}={value}" in (found.results / "results.md").read_text()
+    analysis = subprocess.run(
+        [sys.executable, "-m", "tune.analysis", str(found.results)], capture_output=True, text=True
+    )
+    assert analysis.returncode == 0, analysis.stderr
+    assert f"best: trial {search['best_trial']}, " in analysis.stdout

@@ -2,18 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from random import Random
 
 import pytest
+from tiny import run_bounded, settle
 
 from bertvision_stream.window import ByteWindow
-
-
-async def settle() -> None:
-    """Let every task run until it waits."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 class Admissions:
@@ -33,13 +27,6 @@ class Admissions:
         await settle()
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), timeout=5)
-
-    asyncio.run(bounded())
-
-
 def test_blocks_enter_while_their_bytes_fit():
     async def test() -> None:
         window = ByteWindow(max_bytes=100, max_blocks=10)
@@ -54,7 +41,7 @@ def test_blocks_enter_while_their_bytes_fit():
         assert asked.admitted == ["a", "b", "c"]
         assert (window.bytes, window.blocks) == (61, 2)
 
-    run(test)
+    run_bounded(test)
 
 
 def test_a_small_block_does_not_overtake_a_large_one():
@@ -68,7 +55,7 @@ def test_a_small_block_does_not_overtake_a_large_one():
         await settle()
         assert asked.admitted == ["a", "large", "small"]
 
-    run(test)
+    run_bounded(test)
 
 
 def test_blocks_of_no_bytes_are_counted_too():
@@ -82,7 +69,7 @@ def test_blocks_of_no_bytes_are_counted_too():
         await settle()
         assert asked.admitted == ["a", "b", "c"]
 
-    run(test)
+    run_bounded(test)
 
 
 def test_one_release_may_admit_several():
@@ -95,7 +82,7 @@ def test_one_release_may_admit_several():
         await settle()
         assert asked.admitted == ["a", "b", "c"]
 
-    run(test)
+    run_bounded(test)
 
 
 def test_a_block_larger_than_the_window_is_refused():
@@ -106,7 +93,7 @@ def test_a_block_larger_than_the_window_is_refused():
             await window.acquire(101)
         await window.acquire(100)  # the refused one holds nothing and stands in nobody's way
 
-    run(test)
+    run_bounded(test)
 
 
 def test_one_that_gave_up_waiting_takes_nothing():
@@ -121,7 +108,7 @@ def test_one_that_gave_up_waiting_takes_nothing():
         assert asked.admitted == ["a", "c"]
         assert (window.bytes, window.blocks) == (50, 1)
 
-    run(test)
+    run_bounded(test)
 
 
 def test_bounds_hold_in_any_order_of_releases():
@@ -147,4 +134,4 @@ def test_bounds_hold_in_any_order_of_releases():
         assert (window.bytes, window.blocks) == (0, 0)
         assert fullest > 900
 
-    run(test)
+    run_bounded(test)

@@ -1,6 +1,7 @@
 """Small stand-ins that many tests share: settings, tokens, encoders of a few thousand weights."""
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+async def settle() -> None:
+    """Let every task run until it waits."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def run_bounded(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test that waits; one that waits for ever fails."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(test(), timeout=5)
+
+    asyncio.run(bounded())
 
 
 def task_settings(task: str = "cola", *overrides: str) -> TaskSettings:

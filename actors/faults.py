@@ -1,0 +1,39 @@
+"""What an error of Ray's means for a stream, and one line for people."""
+
+from ray.exceptions import (
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+
+from bertvision_stream.blocks import BlockKey
+from bertvision_stream.errors import StreamError, TrainerLostError
+
+
+class LostBlockError(Exception):
+    """A trainer could not have a block, or not in its turn: deliver again from its position."""
+
+
+def delivery_fault(key: BlockKey, error: BaseException) -> Exception:
+    """What a failed delivery means: a lost block, a lost trainer, or a trainer's own failure."""
+    if isinstance(error, ObjectLostError):
+        return LostBlockError(f"block {key} was lost with its node")
+    if isinstance(error, RayActorError):
+        return TrainerLostError(f"a head trainer was lost at block {key}: {cause_of(error)}")
+    cause = cause_of(error) if isinstance(error, RayError) else repr(error)
+    return StreamError(f"a head trainer failed on block {key}: {cause}")
+
+
+def cause_of(error: RayError) -> str:
+    """One line: Ray's errors carry whole tracebacks, whose last line says what happened."""
+    if isinstance(error, OutOfDiskError | ObjectStoreFullError):
+        return (
+            "Ray's object store is full; lower stream.budget or extract.block_tokens, or give Ray "
+            "a larger object store"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else repr(error)
+    return last if isinstance(error, RayTaskError) else f"{type(error).__name__}: {last}"

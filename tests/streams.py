@@ -1,0 +1,210 @@
+"""What tests of the feature stream share: small blocks, a stream of them, and the oracle.
+
+What `training.train_in_process` makes of the same plan is the oracle.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+from ray.util.state import list_actors
+from tiny import (
+    CPU,
+    MAX_LENGTH,
+    NUM_LAYERS,
+    random_lengths,
+    task_settings,
+    tiny_classifier,
+    token_store,
+)
+
+from actors.cluster import ClusterResources, Placement
+from actors.service import StreamOutcome, plan_stream, run_stream
+from bertvision_stream.backbone import Backbone, BackboneWeights
+from bertvision_stream.blocks import TRAIN
+from bertvision_stream.codecs import BlockFormat
+from bertvision_stream.corpus import Corpus
+from bertvision_stream.devices import pick_dtype
+from bertvision_stream.extract import BlockExtractor, validation_logits
+from bertvision_stream.fit import HeadResult
+from bertvision_stream.heads import HeadShape
+from bertvision_stream.plan import StreamPlan
+from bertvision_stream.settings import TaskSettings
+from bertvision_stream.tasks import TASKS
+from bertvision_stream.training import make_training, train_in_process
+
+TASK = TASKS["cola"]
+# Wide enough for blocks above 100 KiB: Ray sends smaller ones past its object store.
+HIDDEN_SIZE = 128
+INLINE_BYTES = 100 * 2**10
+SHAPE = HeadShape(NUM_LAYERS, HIDDEN_SIZE, TASK.num_labels, MAX_LENGTH)
+
+
+def make_weights() -> BackboneWeights:
+    return BackboneWeights.of(tiny_classifier(hidden_size=HIDDEN_SIZE))
+
+
+def make_corpus() -> Corpus:
+    stores = {}
+    for seed, (split, count) in enumerate({TRAIN: 300, "validation": 90}.items()):
+        labels = np.random.default_rng(seed).integers(0, 2, count)
+        stores[split] = token_store(random_lengths(count, seed=seed), labels, seed=seed)
+    return Corpus.pack(stores, block_tokens=512, seed=1)
+
+
+@pytest.fixture(scope="module")
+def weights() -> BackboneWeights:
+    return make_weights()
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return make_corpus()
+
+
+def settings_of(*overrides: str, epochs: int = 3, lr: float = 1e-2) -> TaskSettings:
+    exact = "train.stack_heads=false"  # one by one, heads have the numbers of each alone
+    return task_settings(TASK.name, f"train.epochs={epochs}", f"train.lr={lr}", exact, *overrides)
+
+
+def plan_of(
+    settings: TaskSettings, corpus: Corpus, cluster: ClusterResources, *, num_extractors: int
+) -> StreamPlan:
+    block_format = BlockFormat(NUM_LAYERS, HIDDEN_SIZE, TASK.num_labels, settings.extract.codec)
+    plan = plan_stream(
+        settings,
+        corpus,
+        block_format,
+        num_extractors=num_extractors,
+        num_nodes=cluster.num_nodes,
+        store_bytes=cluster.store_room(0),
+    )
+    assert min(plan.block_bytes.values()) > INLINE_BYTES
+    return plan
+
+
+def stream(
+    plan: StreamPlan,
+    heads: Mapping[str, TaskSettings],
+    corpus: Corpus,
+    weights: BackboneWeights,
+    *,
+    num_extractors: int,
+    cpus: float = 0.5,
+    **options: Any,
+) -> StreamOutcome:
+    return run_stream(
+        plan,
+        Placement(
+            num_extractors=num_extractors,
+            extractor_cpus=cpus,
+            extractor_gpus=0,
+            extractor_threads=1,
+            trainer_gpus=0,
+            trainer_threads=1,
+        ),
+        settings=next(iter(heads.values())),
+        task=TASK,
+        corpus=corpus,
+        weights=weights,
+        heads=heads,
+        shape=SHAPE,
+        show_progress=False,
+        **{"say": lambda message: None, **options},
+    )
+
+
+def extractor_of(
+    settings: TaskSettings, corpus: Corpus, weights: BackboneWeights
+) -> BlockExtractor:
+    dtype = pick_dtype(settings.backbone.dtype, CPU)
+    backbone = Backbone(weights.build(), device=CPU, dtype=dtype)
+    return BlockExtractor(backbone, corpus, settings.extract.codec)
+
+
+def assert_same_numbers(
+    outcome: StreamOutcome,
+    heads: Mapping[str, TaskSettings],
+    corpus: Corpus,
+    weights: BackboneWeights,
+) -> None:
+    """Bit for bit those of each head alone, in one process."""
+    assert outcome.heads.keys() == heads.keys()
+    for name, settings in heads.items():
+        extractor = extractor_of(settings, corpus, weights)
+        training = make_training(corpus, TASK, {name: settings}, SHAPE, device=CPU)
+        for _ in train_in_process(extractor, training):
+            pass
+        assert_same_head(outcome.heads[name], training.results()[name])
+    bert_logits = validation_logits(extractor.backbone, corpus)
+    assert outcome.bert_logits.keys() == bert_logits.keys()
+    for split, logits in bert_logits.items():
+        np.testing.assert_array_equal(outcome.bert_logits[split], logits)
+
+
+def assert_same_head(actual: HeadResult, expected: HeadResult) -> None:
+    assert actual.history == expected.history
+    assert actual.chosen_epoch == expected.chosen_epoch
+    assert actual.failure == expected.failure
+    assert actual.logits.keys() == expected.logits.keys()
+    for split, logits in expected.logits.items():
+        np.testing.assert_array_equal(actual.logits[split], logits)
+    assert actual.state.keys() == expected.state.keys()
+    for name, parameter in expected.state.items():
+        assert torch.equal(actual.state[name], parameter), name
+
+
+def assert_bounded(outcome: StreamOutcome, plan: StreamPlan) -> None:
+    assert 0 < outcome.stats.peak_bytes <= plan.budget.total_bytes
+    assert (outcome.store.spilled_bytes, outcome.store.fallback_bytes) == (0, 0)
+
+
+def assert_made_as_planned(outcome: StreamOutcome, plan: StreamPlan) -> None:
+    """Pinned blocks are made once, the others in every epoch; in the end only pinned ones exist."""
+    num_blocks, num_pinned = len(plan.block_bytes), len(plan.budget.pinned)
+    from_cache = (plan.num_epochs - 1) * num_pinned
+    assert outcome.stats.blocks_from_cache == from_cache
+    assert outcome.stats.blocks_extracted == plan.num_epochs * num_blocks - from_cache
+    assert outcome.stats.held_bytes == outcome.stats.cache_bytes == plan.budget.pinned_bytes
+
+
+# Less than a block, and more than what Ray and Tune keep to themselves.
+SMALL = 100_000
+
+
+def used_bytes() -> int:
+    """Bytes in the object store."""
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return get_memory_info_reply(state).store_stats.object_store_bytes_used
+
+
+def living_actors() -> list[str | None]:
+    """Names of the actors of this cluster; there may be other clusters on the machine."""
+    address = ray.get_runtime_context().gcs_address
+    return [actor.name for actor in list_actors(address, filters=[("state", "!=", "DEAD")])]
+
+
+def becomes_true(condition: Callable[[], bool], *, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(cluster: ClusterResources) -> Iterator[None]:
+    yield
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    assert not list(session.rglob("ray_spilled_objects*/*"))
+    gc.collect()  # a caught exception may hold refs of the frames that it passed through
+    assert becomes_true(lambda: not living_actors()), living_actors()
+    assert becomes_true(lambda: used_bytes() < SMALL), used_bytes()
