@@ -72,6 +72,7 @@ class HeadTraining:
         self.position = Position(0, 0)
         self.bert_logits: dict[str, np.ndarray] = {}
         self._groups: list[_Group] = []
+        self._taking_part: frozenset[str] = frozenset()
         self._ended: dict[str, EpochRecord | None] = {}
 
     def attach(
@@ -120,6 +121,7 @@ class HeadTraining:
             return Reception.TOO_EARLY if early else Reception.DUPLICATE
         if position.index == 0:
             self._groups = self._group()
+            self._taking_part = self.active
         block = self.corpus.block(key)
         labels_B = self.corpus.stores[key.split].labels[block.example_ids]
         opened = OpenBlock(encoded, block.lengths, labels_B, device=self.device, dtype=self.dtype)
@@ -140,7 +142,7 @@ class HeadTraining:
         return Reception.CONSUMED
 
     def end_epoch(self, epoch: int) -> dict[str, EpochRecord | None]:
-        """Close the epoch of every head that still trains; None for one that has just failed.
+        """Close the epoch of every head that took part; None for one that failed on the way.
 
         Called again for the same epoch, after a fault, it gives the same answer.
 
@@ -152,7 +154,9 @@ class HeadTraining:
         if self.position != Position(epoch, self.corpus.num_blocks):
             raise ValueError(f"epoch {epoch} cannot end at {self.position}")
         self._end_training()
-        self._ended = {name: fit.end_epoch() for name, fit in self.fits.items() if fit.active}
+        self._ended = {
+            name: fit.end_epoch() for name, fit in self.fits.items() if name in self._taking_part
+        }
         self.position = Position(epoch + 1, 0)
         return self._ended
 

@@ -336,4 +336,4 @@ def test_a_node_that_dies() -> None:
         [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.rstrip().endswith("the same numbers"), done.stdout
+    assert "the same numbers" in done.stdout.splitlines()  # Ray may print after it

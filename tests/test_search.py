@@ -178,7 +178,8 @@ def test_a_search_that_is_interrupted_goes_on(tmp_path: Path) -> None:
             text=True,
             timeout=300,
         )
-        assert done.stdout.rstrip().endswith(expected), done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert expected in done.stdout.splitlines(), done.stdout  # Ray may print after it
 
 
 def test_how_many_heads_at_once(

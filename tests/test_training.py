@@ -217,6 +217,18 @@ def test_an_epoch_that_is_not_over_cannot_end(
     assert_undisturbed(training, undisturbed)
 
 
+def test_a_head_that_diverges_is_told_of_at_the_end_of_its_epoch():
+    """However early in the epoch: a trial of a search waits for it."""
+    diverging = settings_of(f"train.epochs={NUM_EPOCHS}", lr=1e30)
+    stream, training = Stream(), training_of(diverging=diverging, patient=PATIENT)
+    ended = stream.run_epoch(training)
+    assert training.results()["diverging"].failure.startswith("the training loss became")
+    assert training.active == {"patient"}
+    assert ended.keys() == {"diverging", "patient"}
+    assert ended["diverging"] is None
+    assert stream.run_epoch(training).keys() == {"patient"}
+
+
 def test_no_head_joins_within_an_epoch():
     stream, training = Stream(), training_of(**HEADS)
     stream.deliver(training, Position(0, 0))

@@ -241,12 +241,15 @@ def _serve(
 
 
 def _reports(crew: Crew) -> dict[str, HeadReport]:
-    """What the last epoch made of each head that took part."""
+    """What the last epoch made of each head; one that had nothing left to do is told so too."""
     reports = {}
     for end, state in zip(crew.last_ends, crew.checkpoints, strict=True):
         assert state is not None
-        for name in end.records:
-            head = state.part(f"head:{name}")
+        for part in state.facts["parts"]:
+            kind, _, name = part.partition(":")
+            if kind != "head":
+                continue
+            head = state.part(part)
             reports[name] = HeadReport(
                 history=tuple(EpochRecord(**record) for record in head.facts["history"]),
                 chosen_epoch=head.facts["chosen_epoch"],

@@ -10,6 +10,7 @@ from ray.tune.search import SearchAlgorithm, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.sample import Domain
 
+from actors.cluster import in_thread
 from bertvision_stream.search_dimensions import Choice, Dimension
 from bertvision_stream.search_space import Space
 from bertvision_stream.trial_results import MODE, SCORE, WORST_SCORE
@@ -56,6 +57,12 @@ def make_searcher(
         from ray.tune.search.hyperopt import HyperOptSearch
 
         return DivergedIsWorst(HyperOptSearch(n_initial_points=num_random, random_state_seed=seed))
+    # Optuna keeps the errors of optional imports that failed, and with them the frames of whoever
+    # imports it first and all that these hold, blocks included. A thread has no frame of ours.
+    return in_thread(lambda: _optuna_search(seed, num_random), "optuna").result()
+
+
+def _optuna_search(seed: int, num_random: int) -> Searcher:
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
