@@ -211,6 +211,7 @@ def run_task(
             corpus=job.corpus,
             plan=job.plan,
             backbone=job.backbone,
+            tokenizer=job.tokenizer,
             shape=job.shape,
             outcome=outcome,
             command=command,

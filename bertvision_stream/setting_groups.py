@@ -263,6 +263,16 @@ class EvaluateSettings(Group):
     )
 
 
+class ExportSettings(Group):
+    """The trained head as a transformers model, in `model/`."""
+
+    backbone: Literal["refer", "inside"] = Field(
+        default="refer",
+        description="Whether model/ refers to the fine-tuned backbone, or holds a copy of it and "
+        "needs no other folder.",
+    )
+
+
 class RaySettings(Group):
     """The Ray cluster."""
 

@@ -17,6 +17,7 @@ from bertvision_stream.setting_groups import (
     BackboneSettings,
     DataSettings,
     EvaluateSettings,
+    ExportSettings,
     ExtractSettings,
     FinetuneSettings,
     Group,
@@ -83,6 +84,7 @@ class Settings(Group):
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
     ray: RaySettings = RaySettings()
 
     @property

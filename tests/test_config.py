@@ -27,6 +27,7 @@ train.epochs train.lr train.batch_size train.weight_decay train.warmup_ratio tra
 train.precision train.stack_heads train.num_trainers train.num_gpus
 search.num_trials search.searcher search.scheduler search.max_concurrent search.target search.space
 evaluate.ensemble
+export.backbone
 ray.address
 """
 

@@ -1,0 +1,82 @@
+"""Exported models of a few thousand weights, in folders laid out as a run leaves them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from test_report import report_on, split_result
+from tiny import MAX_LENGTH, task_settings, tiny_classifier, tiny_tokenizer
+from transformers import PreTrainedModel
+
+from bertvision_stream import finetuned
+from bertvision_stream.backbone import BackboneWeights, hidden_shape
+from bertvision_stream.export import export_model
+from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model, and the two that it was made of.
+
+    Attributes:
+        root: The output folder; backbones stand in it.
+        folder: Of the model.
+        classifier: BERT.
+        head: The head.
+    """
+
+    root: Path
+    folder: Path
+    classifier: PreTrainedModel
+    head: Head
+
+    @property
+    def backbone_folder(self) -> Path:
+        return self.root / "backbones" / "tiny"
+
+
+def export_tiny(
+    root: Path, *overrides: str, task: str = "mnli", model_type: str = "bert", seed: int = 0
+) -> Exported:
+    """Export an untrained head on an untrained classifier as `outputs/TASK/one/model`.
+
+    Args:
+        root: The output folder.
+        overrides: Settings, such as `head.pool=cls`.
+        task: Name of the task.
+        model_type: Of the classifier.
+        seed: Of the weights.
+    """
+    facts = TASKS[task]
+    settings = task_settings(task, f"data.max_length={MAX_LENGTH}", f"seed={seed}", *overrides)
+    labels = facts.label_names
+    classifier = tiny_classifier(
+        model_type,
+        facts.num_labels,
+        seed=seed,
+        **({"id2label": dict(enumerate(labels))} if labels else {}),
+    )
+    shape = HeadShape(*hidden_shape(classifier.config), facts.num_labels, MAX_LENGTH)
+    head = Head(settings.head, shape, seed=seed).eval()
+    with torch.no_grad():  # an untrained head has zeros where they would hide mistakes
+        for parameter in head.parameters():
+            parameter += 0.1 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(7)
+            )
+    weights = BackboneWeights.of(classifier)
+    exported = Exported(root, root / task / "one" / "model", classifier, head)
+    finetuned.save(exported.backbone_folder, weights, tiny_tokenizer(), {})
+    scores = dict.fromkeys(facts.metrics, (0.5, 0.625, 0.75))
+    export_model(
+        exported.folder,
+        head=head.state_dict(),
+        settings=settings,
+        backbone=weights,
+        backbone_folder=exported.backbone_folder,
+        tokenizer=tiny_tokenizer(),
+        report=report_on(task, split_result("validation", 100, **scores)),
+    )
+    return exported
