@@ -94,6 +94,7 @@ def write_results(
             bert=scores.bert,
             head=scores.head,
             ensemble=scores.ensemble,
+            tokens=corpus.stores[split.name].lengths,
         )
     export_model(
         folder / "model",

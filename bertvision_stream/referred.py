@@ -13,7 +13,7 @@ import torch
 from bertvision_stream.backbone import load_classifier
 from bertvision_stream.errors import BackboneError
 from bertvision_stream.model_config import AdapterPoolerConfig
-from bertvision_stream.sources import locate
+from bertvision_stream.sources import locate_referred
 
 
 def load_referred(
@@ -29,19 +29,11 @@ def load_referred(
     Raises:
         BackboneError: It is not there, or its weights are not those that the head was trained on.
     """
-    source, revision = config.backbone_source, config.backbone_revision
-    assert source is not None
-    if source.startswith((".", "/")):
-        folder = Path(model, subfolder, source).resolve()
-        if not folder.is_dir():
-            raise BackboneError(
-                f"{model} holds a head alone and refers to its backbone in {folder}, which is not "
-                f"there. Put it back there; or export with export.backbone=inside, which leaves a "
-                f"folder that needs no other."
-            )
-        source = str(folder)
+    assert config.backbone_source is not None
+    revision = config.backbone_revision
+    source = locate_referred(str(Path(model, subfolder)), config.backbone_source, revision)
     backbone, _ = load_classifier(
-        locate(source, revision),
+        source,
         num_labels=config.num_outputs,
         label_names=config.label_names,
         revision=revision,

@@ -273,6 +273,14 @@ class ExportSettings(Group):
     )
 
 
+class PredictSettings(Group):
+    """Scoring new rows with a finished run."""
+
+    source: Literal["head", "bert", "ensemble"] = Field(
+        default="head", description="Whose predictions go into files for GLUE's leaderboard."
+    )
+
+
 class RaySettings(Group):
     """The Ray cluster."""
 

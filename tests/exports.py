@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 
 from bertvision_stream import finetuned
 from bertvision_stream.backbone import BackboneWeights, hidden_shape
+from bertvision_stream.custom_data import custom_task
 from bertvision_stream.export import export_model
 from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.results import write_json
 from bertvision_stream.tasks import TASKS
 
 
@@ -34,14 +36,21 @@ class Exported:
     head: Head
 
     @property
+    def run(self) -> Path:
+        """The folder of the run."""
+        return self.folder.parent
+
+    @property
     def backbone_folder(self) -> Path:
-        return self.root / "backbones" / "tiny"
+        return self.root / "backbones" / f"{self.run.parent.name}-tiny"
 
 
 def export_tiny(
     root: Path, *overrides: str, task: str = "mnli", model_type: str = "bert", seed: int = 0
 ) -> Exported:
-    """Export an untrained head on an untrained classifier as `outputs/TASK/one/model`.
+    """Leave an untrained head on an untrained classifier as a finished run would.
+
+    In `root/TASK/one`.
 
     Args:
         root: The output folder.
@@ -50,7 +59,7 @@ def export_tiny(
         model_type: Of the classifier.
         seed: Of the weights.
     """
-    facts = TASKS[task]
+    facts = TASKS.get(task) or custom_task(("cats", "dogs"), ("text",), "about")
     settings = task_settings(task, f"data.max_length={MAX_LENGTH}", f"seed={seed}", *overrides)
     labels = facts.label_names
     classifier = tiny_classifier(
@@ -70,6 +79,7 @@ def export_tiny(
     exported = Exported(root, root / task / "one" / "model", classifier, head)
     finetuned.save(exported.backbone_folder, weights, tiny_tokenizer(), {})
     scores = dict.fromkeys(facts.metrics, (0.5, 0.625, 0.75))
+    report = report_on("rte", split_result("validation", 100, **scores))
     export_model(
         exported.folder,
         head=head.state_dict(),
@@ -77,6 +87,8 @@ def export_tiny(
         backbone=weights,
         backbone_folder=exported.backbone_folder,
         tokenizer=tiny_tokenizer(),
-        report=report_on(task, split_result("validation", 100, **scores)),
+        report=replace(report, task=facts),
     )
+    write_json(exported.run / "config.json", settings.model_dump())
+    write_json(exported.run / "metrics.json", {})
     return exported

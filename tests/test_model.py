@@ -142,9 +142,9 @@ def test_bf16_keeps_the_head_in_fp32(tmp_path: Path):
 def test_a_saved_model_needs_no_other_folder_and_is_the_same(tmp_path: Path):
     exported = export_tiny(tmp_path / "outputs")
     model = load(exported.folder)
-    assert model.config.backbone_source == "../../../backbones/tiny"
+    assert model.config.backbone_source == "../../../backbones/mnli-tiny"
     model.save_pretrained(tmp_path / "saved")
-    assert model.config.backbone_source == "../../../backbones/tiny"  # it is still what it was
+    assert model.config.backbone_source == "../../../backbones/mnli-tiny"  # it is still what it was
     shutil.rmtree(tmp_path / "outputs")
     again = load(tmp_path / "saved")
     inputs = padded(random_examples())
@@ -289,7 +289,7 @@ def test_the_card_says_how_to_load_it_and_its_code_works_in_a_pipeline(tmp_path:
     card = (exported.folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification\n")
     assert "| validation | accuracy | 0.5000 | 0.6250 | 0.7500 |" in card
-    assert "refers to the backbone in `../../../backbones/tiny`" in card
+    assert "refers to the backbone in `../../../backbones/mnli-tiny`" in card
     assert "one of: entailment, neutral, contradiction." in card
     code = card.partition("```python\n")[2].partition("```")[0]
     assert '{"text": "the premise", "text_pair": "the hypothesis"}' in code

@@ -145,6 +145,30 @@ def test_the_exported_model_makes_the_predictions(job: Job) -> None:
             assert row[name]["confidence"] == pytest.approx(float(probabilities[best]), abs=1e-5)
 
 
+def test_predicting_the_rows_held_out_gives_the_runs_numbers(job: Job) -> None:
+    """Without Ray, in blocks of its own: up to rounding."""
+    expected = pd.read_json(job.results / "predictions_validation.jsonl", lines=True)
+    rows = pd.DataFrame({"text": [texts["text"] for texts in expected["texts"]]})
+    rows.assign(about=expected["gold"]).to_csv(job.folder / "held_out.csv", index=False)
+    command = ["mode=predict", "run=outputs/custom/one", "data.path=held_out.csv", "run_name=new"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bertvision_stream.run", *command],
+        cwd=job.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = job.results.parent / "new"
+    found = pd.read_json(folder / "predictions_held_out.jsonl", lines=True)
+    for name in ("bert", "head", "ensemble"):
+        for now, then in zip(found[name], expected[name], strict=True):
+            assert now["prediction"] == then["prediction"]
+            assert now["confidence"] == pytest.approx(then["confidence"], abs=1e-5)
+    splits = json.loads((folder / "metrics.json").read_text())["splits"]
+    assert splits["held_out"] == job.metrics["splits"]["validation"]
+
+
 def test_fine_tuning_alone_is_found_again(job: Job) -> None:
     done = run(job.folder, "mode=finetune", "finetune.epochs=0.5", "run_name=two")
     assert done.returncode == 0, done.stderr
