@@ -74,6 +74,7 @@ class Settings(Group):
         default=None,
         description="For mode=predict: the run that has learned. Of several, each scores the rows "
         "of its task.",
+        json_schema_extra=unset("none"),
     )
     seed: Seed = Field(default=42, description="Seed of everything random.")
     output_dir: str = Field(
