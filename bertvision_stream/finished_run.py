@@ -26,13 +26,15 @@ class FinishedRun:
 
     Attributes:
         folder: Its results.
-        settings: With which it ran.
+        settings: With which it ran; of a search, with which it began.
         task: What the head has learned.
+        head_kind: `head.kind` of the head.
     """
 
     folder: Path
     settings: TaskSettings
     task: Task
+    head_kind: str
 
     @property
     def model(self) -> Path:
@@ -75,7 +77,7 @@ def open_finished_run(name: str) -> FinishedRun:
         raise _refusal(
             name, f"{CONFIG} holds settings that this version does not know, {where}"
         ) from error
-    return FinishedRun(folder, settings, _task(settings, facts))
+    return FinishedRun(folder, settings, _task(settings, facts), facts["head"]["kind"])
 
 
 def _task(settings: TaskSettings, model: dict[str, Any]) -> Task:

@@ -118,6 +118,6 @@ def _settings(report: RunReport) -> str:
     rows = [
         f"| `{key}` | `{value}` |"
         for key, value in report.settings.items()
-        if key.startswith(_SHOWN) and not key.endswith(_NOT_SHOWN)
+        if value is not None and key.startswith(_SHOWN) and not key.endswith(_NOT_SHOWN)
     ]
     return "\n".join(["| key | value |", "| --- | --- |", *rows])

@@ -152,7 +152,7 @@ def _report(
         "run": str(run.folder),
         "backbone": run.settings.backbone.name,
         "seed": run.settings.seed,
-        "head": {"kind": run.settings.head.kind},
+        "head": {"kind": run.head_kind},
         "splits": splits,
         "seconds": {"total": seconds},
     }

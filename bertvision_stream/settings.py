@@ -114,6 +114,8 @@ class Settings(Group):
     def for_task(self, name: str) -> TaskSettings:
         """Returns a copy for one task, every default that depends on the task filled in.
 
+        Not for `mode=predict`, which takes them from its run.
+
         Raises:
             ValueError: If `name` is not one of `tasks`.
         """
@@ -139,7 +141,7 @@ class Settings(Group):
                     values[group][key] = default
         space, _ = self._space(finetune_lr) if searching else ({}, [])
         values["search"]["space"] = {key: dimension.written for key, dimension in space.items()}
-        if name == "demo" and self.mode != "predict":
+        if name == "demo":
             values["data"]["path"] = None  # It was for the other tasks of a list.
         return TaskSettings.model_validate(values)
 
@@ -308,6 +310,3 @@ class TaskSettings(Settings):
 
     def _search_misfits(self) -> Iterator[Problem]:
         yield from ()  # They were found before defaults and given values became one.
-
-    def _prediction_misfits(self) -> Iterator[Problem]:
-        yield from ()  # Likewise.

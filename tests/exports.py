@@ -46,7 +46,12 @@ class Exported:
 
 
 def export_tiny(
-    root: Path, *overrides: str, task: str = "mnli", model_type: str = "bert", seed: int = 0
+    root: Path,
+    *overrides: str,
+    task: str = "mnli",
+    model_type: str = "bert",
+    seed: int = 0,
+    finetuned_here: bool = True,
 ) -> Exported:
     """Leave an untrained head on an untrained classifier as a finished run would.
 
@@ -58,6 +63,7 @@ def export_tiny(
         task: Name of the task.
         model_type: Of the classifier.
         seed: Of the weights.
+        finetuned_here: Whether the run has fine-tuned the backbone, and not taken it as it was.
     """
     facts = TASKS.get(task) or custom_task(("cats", "dogs"), ("text",), "about")
     settings = task_settings(task, f"data.max_length={MAX_LENGTH}", f"seed={seed}", *overrides)
@@ -85,7 +91,7 @@ def export_tiny(
         head=head.state_dict(),
         settings=settings,
         backbone=weights,
-        backbone_folder=exported.backbone_folder,
+        backbone_folder=exported.backbone_folder if finetuned_here else None,
         tokenizer=tiny_tokenizer(),
         report=replace(report, task=facts),
     )

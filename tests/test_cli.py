@@ -300,7 +300,11 @@ def test_predictions_that_cannot_be_made(
     tmp_path: Path, backbone: str, arguments: list[str], message: str
 ):
     settings = load_settings(["task=cola"]).for_task("cola")
-    facts = {"model_type": "adapter_pooler", "backbone_source": f"../../../../{backbone}"}
+    facts = {
+        "model_type": "adapter_pooler",
+        "backbone_source": f"../../../../{backbone}",
+        "head": {"kind": "cls"},
+    }
     results = {
         "config.json": json.dumps(settings.model_dump()),
         "metrics.json": "{}",

@@ -166,6 +166,38 @@ def test_an_output_folder_can_be_moved(tmp_path: Path):
         assert torch.equal(moved(**inputs).logits, expected)
 
 
+def test_a_backbone_taken_as_it_is_is_referred_to_where_it_is(tmp_path: Path):
+    own = export_tiny(tmp_path / "own").backbone_folder
+    settings = (f"backbone={own}", "finetune.epochs=0")
+    exported = export_tiny(tmp_path / "outputs", *settings, finetuned_here=False)
+    shutil.rmtree(exported.backbone_folder)
+    model = load(exported.folder)
+    assert model.config.backbone_source == str(own)
+    examples = random_examples()
+    with torch.no_grad():
+        output = model(**padded(examples))
+    head, bert = expected_logits(exported, examples[1])
+    torch.testing.assert_close(output.logits[1], head, **FP32)
+    torch.testing.assert_close(output.backbone_logits[1], bert, **FP32)
+
+
+def test_a_backbone_of_the_hub_is_referred_to_with_its_revision(tmp_path: Path):
+    settings = ("backbone=some/bert", "backbone.revision=1e10", "finetune.epochs=0")
+    folder = export_tiny(tmp_path, *settings, finetuned_here=False).folder
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["backbone_source"], config["backbone_revision"]) == ("some/bert", "1e10")
+
+
+def test_a_pipeline_in_batches_gives_the_same(tmp_path: Path):
+    classify = pipeline("text-classification", model=str(export_tiny(tmp_path).folder))
+    pairs = [{"text": "w1 " * n, "text_pair": "w2 w3"} for n in (1, 20, 3, 7)]
+    together = classify(pairs, batch_size=4)
+    for pair, answer in zip(pairs, together, strict=True):
+        (alone,) = classify([pair])
+        assert alone["label"] == answer["label"]
+        assert alone["score"] == pytest.approx(answer["score"], abs=1e-5)
+
+
 def test_labels_and_loss_of_a_classification(tmp_path: Path):
     model = load(export_tiny(tmp_path).folder)
     assert model.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}

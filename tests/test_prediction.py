@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from bertvision_stream.config import load_settings
 from bertvision_stream.errors import UserError
 from bertvision_stream.evaluate import compute_metrics
+from bertvision_stream.results import write_json
 from bertvision_stream.run import run_predictions
 from bertvision_stream.submission import missing_files, render_file
 from bertvision_stream.tasks import GLUE_TASKS, TASKS
@@ -119,6 +120,17 @@ def test_int8_is_what_the_head_is_given_where_the_run_used_it(
     assert found["int8"]["bert"] == found["fp32"]["bert"]
     assert found["int8"]["head"] != found["fp32"]["head"]
     assert found["int8"]["head"] == pytest.approx(found["fp32"]["head"], abs=0.02)
+
+
+def test_a_run_that_searched_first(finished: Exported):
+    """Its settings are those of the search; the head is the best one found."""
+    argv = ["task=custom", *CUSTOM, *FP32, "mode=search", "search.space.head.dropout=0..0.3"]
+    settings = load_settings([*argv, "data.max_length=40"]).for_task("custom")
+    write_json(finished.run / "config.json", settings.model_dump())
+    predict("run=outputs/custom/one", "data.path=rows.csv", "run_name=p")
+    metrics = json.loads(Path("outputs/custom/p/metrics.json").read_text())
+    assert metrics["head"] == {"kind": "adapter_pooler"}
+    assert metrics["splits"]["rows"]["examples"] == 60
 
 
 def test_rows_without_labels_have_predictions_and_no_metrics(finished: Exported):
