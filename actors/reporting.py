@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from actors.cluster import StoreStats
 from actors.prepare import PreparedBackbone
@@ -18,8 +19,8 @@ from bertvision_stream.corpus import Corpus
 from bertvision_stream.data import TaskData
 from bertvision_stream.errors import StreamError
 from bertvision_stream.evaluate import compute_metrics, ensemble, scores_from_logits
+from bertvision_stream.export import export_model
 from bertvision_stream.fit import HeadResult
-from bertvision_stream.head_files import save_head
 from bertvision_stream.heads import HeadShape
 from bertvision_stream.plan import StreamPlan
 from bertvision_stream.report import render_markdown
@@ -59,6 +60,7 @@ def write_results(
     corpus: Corpus,
     plan: StreamPlan,
     backbone: PreparedBackbone,
+    tokenizer: PreTrainedTokenizerBase,
     shape: HeadShape,
     outcome: StreamOutcome,
     command: str,
@@ -92,14 +94,16 @@ def write_results(
             bert=scores.bert,
             head=scores.head,
             ensemble=scores.ensemble,
+            tokens=corpus.stores[split.name].lengths,
         )
-    save_head(
+    export_model(
         folder / "model",
-        head.state,
-        settings.head,
-        shape,
-        data.task,
-        backbone=str(backbone.folder.resolve()) if backbone.folder else settings.backbone.name,
+        head=head.state,
+        settings=settings,
+        backbone=backbone.weights,
+        backbone_folder=backbone.folder,
+        tokenizer=tokenizer,
+        report=report,
     )
     write_text(folder / "results.md", render_markdown(report))
     write_json(folder / "metrics.json", metrics_json(report))

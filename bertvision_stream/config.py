@@ -182,10 +182,6 @@ def _problems_of(error: ValidationError) -> Iterator[Problem]:
             continue
         seen.add(key)
         schema = key_schemas()[key]
-        if detail["type"] == "missing":
-            wrong = f"not given; must be {allowed(schema)}"
-            yield Problem(key, wrong, f"For a first look: {key}=demo")
-        else:
-            near = nearest(str(detail["input"]), choices(schema))
-            advice = f"Did you mean {key}={near}?" if near else ""
-            yield Problem(key, f"must be {allowed(schema)}", advice)
+        near = nearest(str(detail["input"]), choices(schema))
+        advice = f"Did you mean {key}={near}?" if near else ""
+        yield Problem(key, f"must be {allowed(schema)}", advice)

@@ -51,8 +51,8 @@ def nearest_keys(key: str, keys: Sequence[str]) -> list[str]:
     """The dotted keys that `key` may stand for; empty if there is no likely one.
 
     That is the key of the same group with a close name (`train.epoch`); else all keys with a close
-    name in whatever group (`lr`: `finetune.lr` and `train.lr`); else one that is close as a whole
-    (`finetune_lr`).
+    name in whatever group (`lr`: `finetune.lr` and `train.lr`), or for a word without a group the
+    one that has none either; else one that is close as a whole (`finetune_lr`).
     """
     group, _, name = _plain(key).rpartition(".")
     members = [tuple(known.rpartition(".")[::2]) for known in keys]
@@ -62,7 +62,9 @@ def nearest_keys(key: str, keys: Sequence[str]) -> list[str]:
         return [f"{groups[0]}.{same_group}"]
     close_names = get_close_matches(name, {leaf for _, leaf in members}, n=1, cutoff=0.75)
     if close_names or group:
-        return [known for known in keys if known.rpartition(".")[2] in close_names]
+        likely = [known for known in keys if known.rpartition(".")[2] in close_names]
+        without_group = [known for known in likely if "." not in known]
+        return likely if group else without_group or likely
     return get_close_matches(name, keys, n=1, cutoff=0.75)
 
 

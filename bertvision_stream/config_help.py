@@ -23,6 +23,7 @@ examples:
   python -m bertvision_stream.run task=cola mode=search search.space.head.dropout=0..0.3
   python -m bertvision_stream.run task=custom data.path=reviews.csv \\
       'data.text_columns=[title,body]' data.label_column=stars
+  python -m bertvision_stream.run mode=predict run=outputs/custom/20261123-171336 data.path=new.csv
 
 --help shows this text, --version the version. Lists are written '[a,b]', quoted for the shell;
 byte sizes with a unit, as 2GiB; null unsets a key.

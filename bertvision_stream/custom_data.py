@@ -63,7 +63,7 @@ def load_custom(settings: TaskSettings) -> RawData:
     else:
         # Sorted before they become strings, so that 10 comes after 9.
         names = tuple(str(value) for value in np.unique(splits[0].labels))
-        splits = [Rows(rows.source, rows.texts, _as_names(rows.labels)) for rows in splits]
+        splits = [Rows(rows.source, rows.texts, as_names(rows.labels)) for rows in splits]
         task, notes = _classification(names, splits, text_columns, label_column), []
 
     if not validation_files:
@@ -127,13 +127,7 @@ def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
 def _regression(
     splits: Sequence[Rows], text_columns: Sequence[str], label_column: str
 ) -> tuple[Task, list[str]]:
-    task = Task(
-        name="custom",
-        kind="regression",
-        text_columns=tuple(text_columns),
-        label_column=label_column,
-        metrics=("pearson", "spearman"),
-    )
+    task = custom_task((), text_columns, label_column)
     if all(np.array_equal(rows.labels, np.round(rows.labels)) for rows in splits):
         return task, [
             f"Label column '{label_column}' holds floats, though all are whole numbers: this is "
@@ -163,17 +157,25 @@ def _classification(
                 f"{rows.source}: label column '{label_column}' has classes that no training row "
                 f"has: {listing(unseen)}; the training rows have {listing(names)}"
             )
+    return custom_task(names, text_columns, label_column)
+
+
+def custom_task(
+    label_names: tuple[str, ...], text_columns: Sequence[str], label_column: str
+) -> Task:
+    """The task of the user's own data; without names of labels a regression."""
+    metrics = ("accuracy", "f1", "matthews") if len(label_names) == 2 else ("accuracy", "matthews")
     return Task(
         name="custom",
-        kind="classification",
+        kind="classification" if label_names else "regression",
         text_columns=tuple(text_columns),
         label_column=label_column,
-        label_names=names,
-        metrics=("accuracy", "f1", "matthews") if len(names) == 2 else ("accuracy", "matthews"),
+        label_names=label_names,
+        metrics=metrics if label_names else ("pearson", "spearman"),
     )
 
 
-def _as_names(labels: np.ndarray) -> np.ndarray:
+def as_names(labels: np.ndarray) -> np.ndarray:
     """The labels as strings, in an object array as `Rows` has it."""
     names = np.empty(len(labels), dtype=object)
     names[:] = [str(label) for label in labels]

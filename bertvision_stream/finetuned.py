@@ -1,8 +1,6 @@
 """Fine-tuned backbones on disk: safetensors, configuration, tokenizer and what went in."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from bertvision_stream.backbone import BackboneWeights, quiet
-from bertvision_stream.results import write_json, writing
+from bertvision_stream.folders import replacing_folder
+from bertvision_stream.results import write_json
 
 RECORD = "finetune.json"
 
@@ -34,21 +33,15 @@ def save(
     Raises:
         OutputError: It cannot be written.
     """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        with writing(folder):
-            beside.mkdir(parents=True)
-            with quiet():
-                weights.build().save_pretrained(beside)
-            _save_tokenizer(beside, tokenizer)
-            write_json(beside / RECORD, record)
-            shutil.rmtree(folder, ignore_errors=True)
-            beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with replacing_folder(folder) as beside:
+        with quiet():
+            weights.build().save_pretrained(beside)
+        save_tokenizer(beside, tokenizer)
+        write_json(beside / RECORD, record)
 
 
-def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a tokenizer's files; what keeps them from being written is an `OSError`."""
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,13 +74,23 @@ def _from_folder(task: Task, splits: tuple[str, ...], path: Path) -> list[Rows]:
 
 
 def _from_hub(task: Task, splits: tuple[str, ...]) -> list[Rows]:
+    loaded = load_from_hub(task, splits)
+    return [_hub_rows(task, split, rows) for split, rows in zip(splits, loaded, strict=True)]
+
+
+def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:
+    """Splits of `task.hub_repo` as they are.
+
+    Raises:
+        DataError: The hub cannot be reached, or has no such split.
+    """
     import datasets
 
     assert task.hub_repo is not None
     is_reachable = hub_reachable()
     try:
         with _cache_only(not is_reachable):
-            loaded = datasets.load_dataset(task.hub_repo, task.hub_config, split=list(splits))
+            return datasets.load_dataset(task.hub_repo, task.hub_config, split=list(splits))
     # load_dataset raises whatever its many layers raise; each means that there are no data.
     except Exception as error:
         cause = (
@@ -93,7 +103,6 @@ def _from_hub(task: Task, splits: tuple[str, ...]) -> list[Rows]:
             f"hub, set data.path= to a local folder laid out like it, one that holds "
             + ", ".join(f"{task.name}/{split}-*.parquet" for split in splits)
         ) from error
-    return [_hub_rows(task, split, rows) for split, rows in zip(splits, loaded, strict=True)]
 
 
 def _hub_rows(task: Task, split: str, dataset: datasets.Dataset) -> Rows:

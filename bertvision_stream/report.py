@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
@@ -203,3 +204,9 @@ def _markdown_grid(header: _Header, rows: _Rows, *, align_right: bool = True) ->
     rules = ["---", *["---:" if align_right else "---"] * (len(titles) - 1)]
     escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rules, *escaped))
+
+
+if __name__ == "__main__":
+    from bertvision_stream.report_command import main
+
+    sys.exit(main(sys.argv[1:]))

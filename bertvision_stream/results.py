@@ -302,11 +302,14 @@ def write_predictions(
     bert: np.ndarray,
     head: np.ndarray,
     ensemble: np.ndarray,
+    tokens: np.ndarray,
+    labelled: bool = True,
 ) -> None:
     """Write `predictions_<split>.jsonl`, one line an example, in the order of the split.
 
-    A line holds `index`, `texts` by column, `gold`, and for each of `bert`, `head` and `ensemble`
-    the `prediction`: a label's name with its `confidence`, or for regression the score alone.
+    A line holds `index`, `texts` by column, how many `tokens` they are, `gold` where there are
+    labels, and for each of `bert`, `head` and `ensemble` the `prediction`: a label's name with its
+    `confidence`, or for regression the score alone.
 
     Args:
         path: File to write.
@@ -315,6 +318,8 @@ def write_predictions(
         bert: Scores of BERT's own classifier, `[B, C]` or `[B]`.
         head: Scores of the head.
         ensemble: Scores of their ensemble.
+        tokens: Tokens of each example, int [B].
+        labelled: Whether the split's labels are real ones.
 
     Raises:
         ValueError: If there are not as many scores as examples.
@@ -325,13 +330,14 @@ def write_predictions(
         "ensemble": _verdicts(ensemble, task),
     }
     lines = []
-    for index, (texts, label, *verdicts) in enumerate(
-        zip(split.texts, split.labels.tolist(), *sources.values(), strict=True)
+    for index, (texts, label, length, *verdicts) in enumerate(
+        zip(split.texts, split.labels.tolist(), tokens.tolist(), *sources.values(), strict=True)
     ):
         row = {
             "index": index,
             "texts": dict(zip(task.text_columns, texts, strict=True)),
-            "gold": _label_value(label, task),
+            "tokens": length,
+            **({"gold": _label_value(label, task)} if labelled else {}),
             **dict(zip(sources, verdicts, strict=True)),
         }
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")

@@ -111,9 +111,9 @@ def read_rows(files: Sequence[Path], *, text_columns: Sequence[str], label_colum
     """
     parts = []
     for path in files:
-        table = _read_table(path, text_columns, label_column)
-        class_names = _class_names(table.schema, label_column)
-        parts.append(rows_from_table(table, str(path), text_columns, label_column, class_names))
+        table = read_table(path, text_columns, label_column)
+        names = class_names(table.schema, label_column)
+        parts.append(rows_from_table(table, str(path), text_columns, label_column, names))
     source = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     parts = [part for part in parts if len(part)]
     if not parts:
@@ -130,7 +130,7 @@ def rows_from_table(
     source: str,
     text_columns: Sequence[str],
     label_column: str,
-    class_names: Sequence[str] | None,
+    names: Sequence[str] | None,
 ) -> Rows:
     """Checks the columns of an Arrow table and takes the rows out of it.
 
@@ -139,7 +139,7 @@ def rows_from_table(
         source: Where the table is from, for messages.
         text_columns: One or two columns of strings.
         label_column: The column of labels.
-        class_names: Names of the classes where the label column holds their positions in this list.
+        names: Of the classes, where the label column holds their positions in this list.
 
     Raises:
         DataError: A column is lacking, or holds texts or labels that cannot be used.
@@ -147,11 +147,22 @@ def rows_from_table(
     require_columns(table.column_names, [*text_columns, label_column], source)
     if table.num_rows == 0:
         return Rows(source, [], np.empty(0, dtype=object))
-    columns = [_texts(table.column(name), name, source) for name in text_columns]
+    texts = texts_of(table, source, text_columns)
     labels = _labels(table.column(label_column), label_column, source)
-    if class_names is not None and labels.dtype.kind == "i":
-        labels = _names_of(labels, class_names, label_column, source)
-    return Rows(source, list(zip(*columns, strict=True)), labels)
+    if names is not None and labels.dtype.kind == "i":
+        labels = _names_of(labels, names, label_column, source)
+    return Rows(source, texts, labels)
+
+
+def texts_of(table: pa.Table, source: str, text_columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts of each row of a table that has rows, checked.
+
+    Raises:
+        DataError: A column is lacking, or holds no text somewhere.
+    """
+    require_columns(table.column_names, text_columns, source)
+    columns = [_texts(table.column(name), name, source) for name in text_columns]
+    return list(zip(*columns, strict=True))
 
 
 def require_columns(present: Sequence[str], wanted: Sequence[str], source: str) -> None:
@@ -174,15 +185,27 @@ def row_numbers(is_bad: np.ndarray) -> str:
     return f"{len(rows)} row{'s' if len(rows) > 1 else ''} ({listing(rows)}; the first row is 1)"
 
 
-def _read_table(path: Path, text_columns: Sequence[str], label_column: str) -> pa.Table:
+def read_table(
+    path: Path,
+    text_columns: Sequence[str],
+    *other_columns: str,
+    optional_columns: Sequence[str] = (),
+) -> pa.Table:
+    """Reads the columns of a file that are wanted, and perhaps others.
+
+    Raises:
+        DataError: The file cannot be read, or lacks a column that is not optional.
+    """
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    columns = [*text_columns, label_column]
+    columns = [*text_columns, *other_columns]
     try:
         if path.suffix == ".parquet":
             file = parquet.ParquetFile(path)
-            require_columns(file.schema_arrow.names, columns, str(path))
+            present = file.schema_arrow.names
+            require_columns(present, columns, str(path))
+            columns += [name for name in optional_columns if name in present]
             return file.read(columns=list(dict.fromkeys(columns)))
         if path.suffix == ".csv":
             return csv.read_csv(
@@ -193,13 +216,13 @@ def _read_table(path: Path, text_columns: Sequence[str], label_column: str) -> p
                     column_types={name: pa.string() for name in text_columns}
                 ),
             )
-        return _read_jsonl(path, columns)
+        return _read_jsonl(path, columns, optional_columns)
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         cause = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {cause}") from error
 
 
-def _read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
+def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> pa.Table:
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
@@ -216,9 +239,10 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
             rows.append(row)
     if not rows:
         return pa.table({name: pa.nulls(0) for name in columns})
-    require_columns(list(dict.fromkeys(key for row in rows for key in row)), columns, str(path))
+    present = list(dict.fromkeys(key for row in rows for key in row))
+    require_columns(present, columns, str(path))
     arrays = {}
-    for name in columns:
+    for name in [*columns, *(name for name in optional if name in present)]:
         try:
             arrays[name] = pa.array([row.get(name) for row in rows])
         except (ValueError, TypeError, OverflowError) as error:
@@ -226,7 +250,8 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
     return pa.table(arrays)
 
 
-def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
+def class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """Names of the classes whose positions a column holds, where the file says so."""
     # Read from the metadata that `datasets` writes rather than through `datasets.Features`, which
     # drops the names without a word when the column's width or nullability differs from its own.
     metadata = (schema.metadata or {}).get(b"huggingface")

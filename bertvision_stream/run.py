@@ -50,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
     _heed_sigterm()
     try:
         settings = load_settings(argv)
+        if settings.mode == "predict":
+            run_predictions(settings)
+            return 0
         command = shlex.join(["python", "-m", "bertvision_stream.run", *argv])
         # All tasks are checked before the first one runs.
         inputs = [read_inputs(settings.for_task(name)) for name in settings.tasks]
@@ -73,7 +76,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _how_to_go_on(argv: Sequence[str]) -> str:
-    """What finished before an interruption is kept."""
+    """What finished before an interruption is kept; predictions are made anew."""
+    if "mode=predict" in argv:
+        return ""
     kept = [argument for argument in argv if not argument.startswith("resume=")]
     command = shlex.join(["python", "-m", "bertvision_stream.run", *kept, "resume=true"])
     return f" What is finished is kept; to go on:\n  {command}"
@@ -211,6 +216,7 @@ def run_task(
             corpus=job.corpus,
             plan=job.plan,
             backbone=job.backbone,
+            tokenizer=job.tokenizer,
             shape=job.shape,
             outcome=outcome,
             command=command,
@@ -220,6 +226,37 @@ def run_task(
         log.info("\n%s", render_table(report))
         log.info("results in %s", folder.path)
         return report
+
+
+def run_predictions(settings: Settings) -> None:
+    """Score new rows with finished runs; all is checked before the first scores."""
+    from bertvision_stream.prediction import (
+        makes_submission,
+        predict,
+        read_predictions,
+        write_submission,
+    )
+    from bertvision_stream.run_folder import LOG, open_prediction_folder
+
+    predictions = read_predictions(settings)
+    folders = [open_prediction_folder(settings, each.run.task.name) for each in predictions]
+    last = folders[-1]
+    if len(folders) > 1 and makes_submission(predictions):
+        last = open_prediction_folder(settings, "glue")
+    files: dict[str, str] = {}
+    for prediction, folder in zip(predictions, folders, strict=True):
+        with _logging_to(folder / LOG):
+            log.info("%s: results in %s", prediction.run.task.name, folder)
+            files |= predict(
+                prediction,
+                folder,
+                source=settings.predict.source,
+                show_progress=_show_progress(),
+                say=log.info,
+            )
+    if files:
+        with _logging_to(last / LOG):
+            write_submission(last, files, log.info)
 
 
 def _prepare(

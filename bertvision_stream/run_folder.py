@@ -15,7 +15,7 @@ from bertvision_stream.errors import ConfigError
 from bertvision_stream.results import write_json
 
 if TYPE_CHECKING:
-    from bertvision_stream.settings import TaskSettings
+    from bertvision_stream.settings import Settings, TaskSettings
 
 CONFIG, METRICS, LOG = "config.json", "metrics.json", "run.log"
 
@@ -60,7 +60,7 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
                 (earlier / LOG).touch()
                 return RunFolder(earlier, True, (earlier / METRICS).exists())
         if settings.run_name is None:
-            folder = _new_folder(parent, datetime.now().strftime("%Y%m%d-%H%M%S"))
+            folder = new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
@@ -73,12 +73,42 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
         run = RunFolder(folder)
         run.checkpoint.unlink(missing_ok=True)  # of an interrupted run that is begun anew
     except OSError as error:
-        raise ConfigError(
-            f"output_dir={settings.output_dir} cannot be written: {error.strerror} "
-            f"({error.filename})"
-        ) from error
+        raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())
     return run
+
+
+def open_prediction_folder(settings: Settings, task: str) -> Path:
+    """A new folder for the results of `mode=predict`.
+
+    Raises:
+        ConfigError: It cannot be written, or `run_name` is the name of one that holds something.
+    """
+    parent = Path(settings.output_dir) / task
+    try:
+        if settings.run_name is None:
+            folder = new_folder(parent, _now())
+        else:
+            folder = parent / settings.run_name
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise ConfigError(
+                    f"run_name={folder.name}: {folder} is not empty; take another name, or none"
+                )
+    except OSError as error:
+        raise _not_writable(settings, error) from error
+    write_json(folder / CONFIG, settings.model_dump() | {"task": task})
+    return folder
+
+
+def _not_writable(settings: Settings, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"output_dir={settings.output_dir} cannot be written: {error.strerror} ({error.filename})"
+    )
+
+
+def _now() -> str:
+    return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def _earlier_run(parent: Path, settings: TaskSettings) -> Path | None:
@@ -145,7 +175,7 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _new_folder(parent: Path, name: str) -> Path:
+def new_folder(parent: Path, name: str) -> Path:
     """`parent/name`, or `parent/name-2` and so on where another run was as quick."""
     for number in itertools.count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")

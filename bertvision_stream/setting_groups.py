@@ -263,6 +263,24 @@ class EvaluateSettings(Group):
     )
 
 
+class ExportSettings(Group):
+    """The trained head as a transformers model, in `model/`."""
+
+    backbone: Literal["refer", "inside"] = Field(
+        default="refer",
+        description="Whether model/ refers to the fine-tuned backbone, or holds a copy of it and "
+        "needs no other folder.",
+    )
+
+
+class PredictSettings(Group):
+    """Scoring new rows with a finished run."""
+
+    source: Literal["head", "bert", "ensemble"] = Field(
+        default="head", description="Whose predictions go into files for GLUE's leaderboard."
+    )
+
+
 class RaySettings(Group):
     """The Ray cluster."""
 

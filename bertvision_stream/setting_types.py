@@ -19,7 +19,7 @@ TASK_NAMES = (*TASKS, "custom")
 """What `task=` accepts, besides `glue` for all of GLUE."""
 
 _LATER_TASKS = ("squad_v2",)  # Planned: delete the entry when it arrives.
-_TASKS_IN_WORDS = (
+TASKS_IN_WORDS = (
     f"one of {', '.join(TASK_NAMES)};\n"
     "glue for the nine tasks of GLUE; or a list such as [cola,rte]"
 )
@@ -41,7 +41,7 @@ def _check_task(task: object) -> str | tuple[str, ...]:
     here = (*TASK_NAMES, "glue")
     unknown = [name for name in names if name not in (*here, *_LATER_TASKS)]
     if unknown or not names:
-        wrong = f"no such task; must be {_TASKS_IN_WORDS}"
+        wrong = f"no such task; must be {TASKS_IN_WORDS}"
         likely = [near for name in unknown if (near := nearest(name, (*here, *_LATER_TASKS)))]
         advice = f"Did you mean {', '.join(likely)}?" if likely else ""
         if isinstance(task, str) and "," in task:
@@ -65,10 +65,10 @@ def _positive_bytes(size: int) -> int:
     return size
 
 
-def _columns(columns: object) -> object:
-    if isinstance(columns, str):
-        return (columns,)
-    return tuple(columns) if isinstance(columns, list) else columns
+def _one_or_more(names: object) -> object:
+    if isinstance(names, str):
+        return (names,)
+    return tuple(names) if isinstance(names, list) else names
 
 
 Auto = Literal["auto"]
@@ -97,11 +97,17 @@ PositiveBytes = Annotated[
 Columns = Annotated[
     tuple[str, ...],
     Field(min_length=1, max_length=2),
-    BeforeValidator(_columns),
+    BeforeValidator(_one_or_more),
     WithJsonSchema({"allowed": "one or two column names such as [title,text]"}),
+]
+RunFolders = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_one_or_more),
+    WithJsonSchema({"allowed": "the folder of a finished run, or a list of them"}),
 ]
 TaskChoice = Annotated[
     str | tuple[str, ...],
     BeforeValidator(_check_task),
-    WithJsonSchema({"allowed": _TASKS_IN_WORDS}),
+    WithJsonSchema({"allowed": TASKS_IN_WORDS}),
 ]

@@ -17,10 +17,12 @@ from bertvision_stream.setting_groups import (
     BackboneSettings,
     DataSettings,
     EvaluateSettings,
+    ExportSettings,
     ExtractSettings,
     FinetuneSettings,
     Group,
     HeadSettings,
+    PredictSettings,
     RaySettings,
     SearchSettings,
     StreamSettings,
@@ -28,20 +30,24 @@ from bertvision_stream.setting_groups import (
     unset,
 )
 from bertvision_stream.setting_types import (
+    TASKS_IN_WORDS,
     AtLeastOne,
     Fraction,
     MaxLength,
     Positive,
+    RunFolders,
     Seed,
     TaskChoice,
     refuse,
 )
 from bertvision_stream.tasks import GLUE_TASKS, TASKS, Task
 
-_LATER_MODES = ("predict", "plan")  # Planned: delete an entry when it arrives.
+_LATER_MODES = ("plan",)  # Planned: delete an entry when it arrives.
 _MINILM_LR = 1e-4  # Fine-tuning rate for a small model; the tasks' own rates are for BERT.
 # Here for its recommended hyperparameters; what else `custom` is, its data tell.
 _CUSTOM = Task(name="custom", kind="classification", text_columns=(), metrics=())
+# What mode=predict does not take from its run.
+_FOR_PREDICTION = ("task", "mode", "run", "output_dir", "run_name", "data.path", "predict.source")
 _CUSTOM_NEEDS = {
     "path": "a csv, jsonl or parquet file, or a folder of them: data.path=reviews.csv",
     "text_columns": "the column of the texts, or a pair of them: data.text_columns=title",
@@ -52,12 +58,23 @@ _CUSTOM_NEEDS = {
 class Settings(Group):
     """What to run."""
 
-    task: TaskChoice = Field(description="What to learn.")
+    task: TaskChoice = Field(
+        default=(),
+        description="What to learn.",
+        json_schema_extra=unset("none; only mode=predict does without, as its run knows the task"),
+    )
     mode: Literal["train", "search", "finetune", "predict", "plan"] = Field(
         default="train",
         description="train fits a head; search tries many and trains the best; finetune stops "
-        "after the backbone's fine-tuning; "
+        "after the backbone's fine-tuning; predict scores new rows (data.path) with a finished "
+        "run; "
         f"{', '.join(_LATER_MODES)} come with a later version.",
+    )
+    run: RunFolders | None = Field(
+        default=None,
+        description="For mode=predict: the run that has learned. Of several, each scores the rows "
+        "of its task.",
+        json_schema_extra=unset("none"),
     )
     seed: Seed = Field(default=42, description="Seed of everything random.")
     output_dir: str = Field(
@@ -83,6 +100,8 @@ class Settings(Group):
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
+    predict: PredictSettings = PredictSettings()
     ray: RaySettings = RaySettings()
 
     @property
@@ -94,6 +113,8 @@ class Settings(Group):
 
     def for_task(self, name: str) -> TaskSettings:
         """Returns a copy for one task, every default that depends on the task filled in.
+
+        Not for `mode=predict`, which takes them from its run.
 
         Raises:
             ValueError: If `name` is not one of `tasks`.
@@ -150,9 +171,13 @@ class Settings(Group):
 
     @model_validator(mode="after")
     def _combination_fits(self) -> Settings:
+        if self.mode == "predict":
+            refuse([*self._prediction_misfits()])
+            return self
         refuse(
             [
                 *self._not_here_yet(),
+                *self._lacking(),
                 *self._data_misfits(),
                 *self._idle_keys(),
                 *self._search_misfits(),
@@ -164,6 +189,39 @@ class Settings(Group):
         if self.mode in _LATER_MODES:
             wrong = f"mode={self.mode} comes with a later version"
             yield Problem("mode", wrong, "This version has mode=train, search and finetune.")
+
+    def _lacking(self) -> Iterator[Problem]:
+        if not self.tasks:
+            wrong = f"not given; must be {TASKS_IN_WORDS}"
+            yield Problem("task", wrong, "For a first look: task=demo", involves=("mode",))
+        for key, value in (("run", self.run), ("predict.source", self.predict.source)):
+            if value not in (None, "head"):
+                wrong = f"only mode=predict has a use for this, and mode is {self.mode}"
+                yield Problem(
+                    key, wrong, f"Leave {key} out, or take mode=predict.", involves=("mode",)
+                )
+
+    def _prediction_misfits(self) -> Iterator[Problem]:
+        if self.run is None:
+            wrong = "not given, but mode=predict needs it"
+            advice = "Name the folder of a finished run: run=outputs/cola/20261123-171336"
+            yield Problem("run", wrong, advice, involves=("mode",))
+        for key in self._given():
+            if key not in _FOR_PREDICTION:
+                wrong = "mode=predict takes this from the run"
+                yield Problem(key, wrong, f"Leave {key} out.", involves=("mode",))
+
+    def _given(self) -> Iterator[str]:
+        """The dotted keys whose values are not their defaults."""
+        for name, field in Settings.model_fields.items():
+            value, default = getattr(self, name), field.get_default()
+            if isinstance(value, Group):
+                names = type(value).model_fields
+                yield from (
+                    f"{name}.{k}" for k in names if getattr(value, k) != getattr(default, k)
+                )
+            elif value != default:
+                yield name
 
     def _data_misfits(self) -> Iterator[Problem]:
         if "custom" in self.tasks and len(self.tasks) > 1:

@@ -54,6 +54,29 @@ def locate(name: str, revision: str | None = None) -> str:
     return name
 
 
+def locate_referred(model: str, source: str, revision: str | None = None) -> str:
+    """The folder or hub id of the backbone that an exported model refers to.
+
+    Args:
+        model: The folder or hub id of the model.
+        source: As in its configuration; what begins with a dot is relative to the model's folder.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        BackboneError: As for `locate`; or the folder is gone.
+    """
+    if source.startswith((".", "/")):
+        folder = Path(model, source).resolve()
+        if not folder.is_dir():
+            raise BackboneError(
+                f"{model} holds a head alone and refers to its backbone in {folder}, which is not "
+                f"there. Put it back there; or export with export.backbone=inside, which leaves a "
+                f"folder that needs no other."
+            )
+        source = str(folder)
+    return locate(source, revision)
+
+
 def _check_folder(folder: Path) -> None:
     """A model folder has config.json, safetensors weights and a tokenizer."""
     if not (folder / "config.json").is_file():

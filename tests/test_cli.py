@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes and messages, without torch and without Ray."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bertvision_stream import __version__
-from bertvision_stream.config import format_help
+from bertvision_stream.config import format_help, load_settings
 
 # What passes for a backbone until it is loaded.
 BACKBONE = {"bert/config.json": "{}", "bert/model.safetensors": "", "bert/tokenizer.json": "{}"}
@@ -273,6 +274,50 @@ def test_data_of_the_hub_while_offline(tmp_path: Path):
         "out like it, one that holds rte/train-*.parquet, rte/validation-*.parquet"
     )
     assert (done.code, done.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "message"),
+    [
+        pytest.param("encoder", ["run=nowhere"], "run=nowhere: there is no such folder", id="run"),
+        pytest.param(
+            "encoder",
+            ["run=outputs/cola/one", "data.path=rows.csv"],
+            "rows.csv: there is no column 'sentence'; the columns are: text, label",
+            id="no such column",
+        ),
+        pytest.param(
+            "gone",
+            ["run=outputs/cola/one", "data.path=rows.csv"],
+            "outputs/cola/one/model holds a head alone and refers to its backbone in {0}/gone, "
+            "which is not there. Put it back there; or export with export.backbone=inside, which "
+            "leaves a folder that needs no other.",
+            id="backbone that is gone",
+        ),
+    ],
+)
+def test_predictions_that_cannot_be_made(
+    tmp_path: Path, backbone: str, arguments: list[str], message: str
+):
+    settings = load_settings(["task=cola"]).for_task("cola")
+    facts = {
+        "model_type": "adapter_pooler",
+        "backbone_source": f"../../../../{backbone}",
+        "head": {"kind": "cls"},
+    }
+    results = {
+        "config.json": json.dumps(settings.model_dump()),
+        "metrics.json": "{}",
+        "model/config.json": json.dumps(facts),
+    }
+    write(tmp_path, {f"outputs/cola/one/{name}": text for name, text in results.items()})
+    write(tmp_path, {name.replace("bert/", "encoder/"): text for name, text in BACKBONE.items()})
+    write(tmp_path, {"rows.csv": "text,label\nA cat sleeps .,acceptable\n"})
+    before = sorted(tmp_path.rglob("*"))
+    done = run(tmp_path, "mode=predict", *arguments)
+    assert done.message == message.format(tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_all_tasks_are_checked_before_the_first_runs(tmp_path: Path):

@@ -16,7 +16,7 @@ from bertvision_stream.units import parse_bytes
 
 # Users, scripts and the README rely on these: adding one is a decision, removing one breaks them.
 KEYS = """
-task mode seed output_dir run_name resume
+task mode run seed output_dir run_name resume
 backbone.name backbone.revision backbone.dtype
 data.path data.train_fraction data.max_length data.text_columns data.label_column
 finetune.epochs finetune.lr finetune.batch_size finetune.reuse finetune.num_workers
@@ -27,6 +27,8 @@ train.epochs train.lr train.batch_size train.weight_decay train.warmup_ratio tra
 train.precision train.stack_heads train.num_trainers train.num_gpus
 search.num_trials search.searcher search.scheduler search.max_concurrent search.target search.space
 evaluate.ensemble
+export.backbone
+predict.source
 ray.address
 """
 

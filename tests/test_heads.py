@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import torch
 from scipy.special import erf, softmax
 from tiny import one_thread  # noqa: F401
 
-from bertvision_stream.head_files import load_head, save_head
 from bertvision_stream.heads import Head, HeadShape
 from bertvision_stream.heads.scalar_mix import ScalarMix
 from bertvision_stream.heads.segments import (
@@ -22,7 +20,6 @@ from bertvision_stream.heads.segments import (
     segment_sum,
 )
 from bertvision_stream.setting_groups import HeadSettings
-from bertvision_stream.tasks import TASKS
 
 L, D, C, S = 4, 12, 3, 9
 SHAPE = HeadShape(num_layers=L, hidden_size=D, num_outputs=C, max_length=S)
@@ -241,14 +238,6 @@ def test_dropout_keeps_the_mean_and_ends_with_training():
     without = head.eval()(hidden, LENGTHS)
     torch.testing.assert_close(logits.reshape(copies, -1, C).mean(0), without, rtol=0, atol=0.05)
     assert torch.equal(head(hidden, LENGTHS), without)
-
-
-def test_a_saved_head_gives_the_same_logits(tmp_path: Path):
-    settings = HeadSettings(skip="mix", pool="attention", dropout=0.1)
-    head, hidden = make_head(settings), random_hidden()
-    save_head(tmp_path, head.state_dict(), settings, SHAPE, TASKS["mnli"], backbone="some/folder")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    assert torch.equal(load_head(tmp_path)(hidden, LENGTHS), head.eval()(hidden, LENGTHS))
 
 
 def test_segments_against_loops():

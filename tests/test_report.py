@@ -246,6 +246,7 @@ def test_predictions_name_labels_and_keep_the_text(tmp_path):
         bert=np.array([[0.75, 0.25], [1 / 3, 2 / 3]]),
         head=np.array([[0.1, 0.9], [0.5, 0.5]]),
         ensemble=np.array([[0.425, 0.575], [0.6, 0.4]]),
+        tokens=np.array([9, 5]),
     )
     raw = path.read_text(encoding="utf-8")
     assert "Ça va" in raw
@@ -253,6 +254,7 @@ def test_predictions_name_labels_and_keep_the_text(tmp_path):
     assert rows[0] == {
         "index": 0,
         "texts": {"sentence1": "Ça va\u2028?", "sentence2": 'a "b"\nc'},
+        "tokens": 9,
         "gold": "not_entailment",
         "bert": {"prediction": "entailment", "confidence": 0.75},
         "head": {"prediction": "not_entailment", "confidence": 0.9},
@@ -266,7 +268,7 @@ def test_predictions_of_a_regression_are_scores_without_confidence(tmp_path):
     path = tmp_path / "predictions_validation.jsonl"
     split = Split(name="validation", texts=[("a", "b")], labels=np.array([3.8], dtype=np.float32))
     scores = {"bert": np.array([3.25]), "head": np.array([4.0]), "ensemble": np.array([3.625])}
-    write_predictions(path, task=TASKS["stsb"], split=split, **scores)
+    write_predictions(path, task=TASKS["stsb"], split=split, tokens=np.array([5]), **scores)
     row = json.loads(path.read_text(encoding="utf-8"))
     assert row["gold"] == 3.8
     assert [row[source] for source in scores] == [
@@ -276,13 +278,24 @@ def test_predictions_of_a_regression_are_scores_without_confidence(tmp_path):
     ]
 
 
+def test_predictions_without_labels_have_no_gold(tmp_path):
+    path = tmp_path / "predictions_test.jsonl"
+    split = Split(name="test", texts=[("a", "b")], labels=np.zeros(1))
+    scores = {name: np.array([[0.25, 0.75]]) for name in ("bert", "head", "ensemble")}
+    write_predictions(
+        path, task=TASKS["rte"], split=split, tokens=np.array([5]), labelled=False, **scores
+    )
+    assert list(json.loads(path.read_text(encoding="utf-8"))) == (
+        ["index", "texts", "tokens", "bert", "head", "ensemble"]
+    )
+
+
 def test_predictions_need_a_score_for_each_example(tmp_path):
+    path = tmp_path / "p.jsonl"
     split = Split(name="validation", texts=[("a", "b")], labels=np.array([1.0], dtype=np.float32))
-    one, two = np.zeros(1), np.zeros(2)
+    scores = {"bert": np.zeros(1), "head": np.zeros(2), "ensemble": np.zeros(1)}
     with pytest.raises(ValueError, match="longer"):
-        write_predictions(
-            tmp_path / "p.jsonl", task=TASKS["stsb"], split=split, bert=one, head=two, ensemble=one
-        )
+        write_predictions(path, task=TASKS["stsb"], split=split, tokens=np.array([5]), **scores)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,8 +20,6 @@ import torch
 from tiny import HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bertvision_stream.head_files import load_head
-
 pytestmark = pytest.mark.ray
 
 NUM_ROWS, NUM_HELD_OUT = 200, 20
@@ -130,26 +128,45 @@ def test_metrics_for_other_programs(job: Job) -> None:
     assert metrics["seconds"]["finetune"] > 0
 
 
-def test_the_saved_models_make_the_predictions(job: Job) -> None:
-    """The head and the encoder that are left behind, one text at a time in transformers alone."""
-    head = load_head(job.results / "model")
-    source = json.loads((job.results / "model" / "config.json").read_text())["backbone"]
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    bert = AutoModelForSequenceClassification.from_pretrained(source).eval()
+def test_the_exported_model_makes_the_predictions(job: Job) -> None:
+    """One text at a time, in transformers alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(job.results / "model")
+    tokenizer = AutoTokenizer.from_pretrained(job.results / "model")
     lines = (job.results / "predictions_validation.jsonl").read_text().splitlines()
     assert len(lines) == NUM_HELD_OUT
     for row in map(json.loads, lines):
         with torch.inference_mode():
-            inputs = tokenizer(row["texts"]["text"], return_tensors="pt")
-            output = bert(**inputs, output_hidden_states=True)
-            hidden_TLD = torch.stack(output.hidden_states, dim=2)[0]
-            of_head = head(hidden_TLD, torch.tensor([len(hidden_TLD)])).softmax(-1)[0]
-        of_bert = output.logits.softmax(-1)[0]
+            output = model(**tokenizer(row["texts"]["text"], return_tensors="pt"))
+        of_head, of_bert = output.logits.softmax(-1)[0], output.backbone_logits.softmax(-1)[0]
         scores = {"bert": of_bert, "head": of_head, "ensemble": (of_bert + of_head) / 2}
         for name, probabilities in scores.items():
             best = int(probabilities.argmax())
-            assert row[name]["prediction"] == bert.config.id2label[best]
+            assert row[name]["prediction"] == model.config.id2label[best]
             assert row[name]["confidence"] == pytest.approx(float(probabilities[best]), abs=1e-5)
+
+
+def test_predicting_the_rows_held_out_gives_the_runs_numbers(job: Job) -> None:
+    """Without Ray, in blocks of its own: up to rounding."""
+    expected = pd.read_json(job.results / "predictions_validation.jsonl", lines=True)
+    rows = pd.DataFrame({"text": [texts["text"] for texts in expected["texts"]]})
+    rows.assign(about=expected["gold"]).to_csv(job.folder / "held_out.csv", index=False)
+    command = ["mode=predict", "run=outputs/custom/one", "data.path=held_out.csv", "run_name=new"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bertvision_stream.run", *command],
+        cwd=job.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = job.results.parent / "new"
+    found = pd.read_json(folder / "predictions_held_out.jsonl", lines=True)
+    for name in ("bert", "head", "ensemble"):
+        for now, then in zip(found[name], expected[name], strict=True):
+            assert now["prediction"] == then["prediction"]
+            assert now["confidence"] == pytest.approx(then["confidence"], abs=1e-5)
+    splits = json.loads((folder / "metrics.json").read_text())["splits"]
+    assert splits["held_out"] == job.metrics["splits"]["validation"]
 
 
 def test_fine_tuning_alone_is_found_again(job: Job) -> None:

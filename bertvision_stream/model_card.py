@@ -1,0 +1,123 @@
+"""The model card: what a reader of an exported model must know, as Markdown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bertvision_stream.results import RunReport
+from bertvision_stream.sources import MINILM
+from bertvision_stream.tasks import Task
+
+# Settings that change the numbers; the others say where and how to run.
+_SHOWN = ("backbone.", "finetune.", "extract.codec", "head.", "train.", "data.max_length", "seed")
+_NOT_SHOWN = ("backbone.name", "finetune.reuse", "num_workers", "num_trainers", "num_gpus")
+
+
+def render_card(report: RunReport, *, backbone_source: str | None) -> str:
+    """The content of `model/README.md`.
+
+    Args:
+        report: Of the run that trained the head.
+        backbone_source: What the model refers to; None where the backbone is inside.
+    """
+    task, train = report.task, report.train
+    validation = ", ".join(f"{split.examples:,} of {split.name}" for split in report.splits)
+    data = f"`{task.hub_repo}` ({task.hub_config})" if task.hub_repo else f"`task={task.name}`"
+    sections = [
+        _front_matter(report),
+        f"# {task.name}: {report.head.kind} head on {report.backbone}",
+        f"A small head ({report.head.parameters:,} parameters) that reads the hidden states of "
+        f"every layer of a frozen BERT ({report.head.backbone_parameters:,} parameters), which was "
+        f"fine-tuned for {report.finetune.epochs:g} epochs before. {_where(backbone_source)}",
+        "## Use",
+        _use(task),
+        "## Task and data",
+        f"{_task_line(task)} Rows of {data}: {train.examples:,} to train on ({train.tokens:,} "
+        f"tokens), evaluated on {validation}.",
+        "## Scores",
+        _scores(report),
+        "BERT is the fine-tuned classifier that the head stands on, the ensemble the "
+        f"{report.ensemble} of both. This model's `logits` are the head's; `backbone_logits` are "
+        "BERT's.",
+        "## Numbers",
+        _numbers(report),
+        "## Settings",
+        _settings(report),
+        f"Made with {', '.join(f'{name} {number}' for name, number in report.versions.items())}. "
+        "The licences of the backbone and of the data apply.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(report: RunReport) -> str:
+    lines = ["library_name: transformers", "pipeline_tag: text-classification"]
+    lines += ["tags:", "- bertvision_stream", f"- {report.head.kind}"]
+    if report.backbone != MINILM and not Path(report.backbone).expanduser().exists():
+        lines.append(f"base_model: {json.dumps(report.backbone)}")
+    if report.task.hub_repo:
+        lines += ["datasets:", f"- {report.task.hub_repo}"]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _where(backbone_source: str | None) -> str:
+    if backbone_source is None:
+        return "Both are in this folder."
+    return f"The head is in this folder, which refers to the backbone in `{backbone_source}`."
+
+
+def _use(task: Task) -> str:
+    texts = [f"the {column}" for column in task.text_columns]
+    one = json.dumps(texts[0])
+    if len(texts) == 2:
+        one = f'{{"text": {json.dumps(texts[0])}, "text_pair": {json.dumps(texts[1])}}}'
+    return f"""\
+```python
+import bertvision_stream  # registers the model with transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+folder = "path/to/this/folder"
+classify = pipeline("text-classification", model=folder)
+classify({one}, truncation=True)
+
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```"""
+
+
+def _task_line(task: Task) -> str:
+    columns = " and ".join(task.text_columns)
+    if task.kind == "regression":
+        return f"From {columns} to a number, {task.label_column}."
+    return f"From {columns} to one of: {', '.join(task.label_names)}."
+
+
+def _scores(report: RunReport) -> str:
+    header = "| split | metric | BERT | head | ensemble |\n| --- | --- | ---: | ---: | ---: |"
+    rows = [
+        f"| {split.name} | {metric} | {split.bert[metric]:.4f} | {split.head[metric]:.4f} | "
+        f"{split.ensemble[metric]:.4f} |"
+        for split in report.splits
+        for metric in split.head
+    ]
+    return "\n".join([header, *rows])
+
+
+def _numbers(report: RunReport) -> str:
+    devices = next((note for note in report.notes if note.startswith("the backbone ran on")), "")
+    trained = f"In the run {devices}. " if devices else ""
+    return (
+        f"{trained}Loaded as it is, in fp32, the model gives the run's logits up to the rounding "
+        "of bf16 where the run used that, and of `extract.codec=int8` where it did; with "
+        "`dtype=torch.bfloat16` the backbone computes in bf16, and the head keeps its weights in "
+        "fp32."
+    )
+
+
+def _settings(report: RunReport) -> str:
+    rows = [
+        f"| `{key}` | `{value}` |"
+        for key, value in report.settings.items()
+        if value is not None and key.startswith(_SHOWN) and not key.endswith(_NOT_SHOWN)
+    ]
+    return "\n".join(["| key | value |", "| --- | --- |", *rows])

@@ -1,0 +1,174 @@
+"""`mode=predict`: what is needed, checked before torch is loaded; then scores, files, a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertvision_stream.errors import ConfigError
+from bertvision_stream.evaluate import compute_metrics
+from bertvision_stream.finished_run import FinishedRun, open_finished_run
+from bertvision_stream.new_rows import NewRows, read_new_rows
+from bertvision_stream.report import text_grid
+from bertvision_stream.results import write_bytes, write_json, write_predictions, write_text
+from bertvision_stream.settings import Settings
+from bertvision_stream.submission import (
+    ZIP,
+    expected_rows,
+    file_name,
+    missing_files,
+    render_file,
+    zip_of,
+)
+from bertvision_stream.tasks import GLUE_TASKS
+from bertvision_stream.units import format_seconds
+
+SOURCES = ("bert", "head", "ensemble")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A finished run, and the rows that it is to score."""
+
+    run: FinishedRun
+    rows: list[NewRows]
+
+
+def read_predictions(settings: Settings) -> list[Prediction]:
+    """Find the runs and read the rows, without torch.
+
+    Raises:
+        ConfigError: A run cannot be used, or is not one of the task that is given; two are of one
+            task.
+        DataError: Rows cannot be found, read or used.
+    """
+    assert settings.run is not None  # settings refuse mode=predict without it
+    runs = [open_finished_run(name) for name in settings.run]
+    names = [run.task.name for run in runs]
+    for run in runs:
+        if settings.tasks and run.task.name not in settings.tasks:
+            raise ConfigError(
+                f"task={','.join(settings.tasks)}: the run in {run.folder} has learned "
+                f"{run.task.name}; leave task out"
+            )
+        if names.count(run.task.name) > 1:
+            raise ConfigError(f"run: more than one of the runs has learned {run.task.name}")
+    return [Prediction(run, read_new_rows(run.task, settings.data.path)) for run in runs]
+
+
+def makes_submission(predictions: Iterable[Prediction]) -> bool:
+    """Whether there are rows of a split that GLUE wants predictions of."""
+    return any(
+        file_name(each.run.task, rows.split.name) for each in predictions for rows in each.rows
+    )
+
+
+def predict(
+    prediction: Prediction,
+    folder: Path,
+    *,
+    source: str,
+    show_progress: bool,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    """Score rows, and write what comes out.
+
+    Args:
+        prediction: The run and the rows.
+        folder: For the results; it is there.
+        source: Whose predictions go into files for GLUE: `head`, `bert` or `ensemble`.
+        show_progress: Whether to draw bars.
+        say: Prints a line.
+
+    Returns:
+        Files for GLUE's leaderboard by name, written to the folder as well.
+
+    Raises:
+        BackboneError: The model cannot be loaded.
+        OutputError: The folder cannot be written.
+    """
+    say("starting torch and transformers ...")
+    from bertvision_stream.scoring import Scorer
+
+    start = time.perf_counter()
+    run, task = prediction.run, prediction.run.task
+    scorer = Scorer(run)
+    files, splits = {}, {}
+    for rows in prediction.rows:
+        name, num_rows = rows.split.name, len(rows.split)
+        scored = scorer.score(rows.split, show_progress=show_progress)
+        scores = {key: getattr(scored, key) for key in SOURCES}
+        path = folder / f"predictions_{name}.jsonl"
+        write_predictions(
+            path,
+            task=task,
+            split=rows.split,
+            tokens=scored.lengths,
+            labelled=rows.labelled,
+            **scores,
+        )
+        cut = f"; {scored.num_truncated:,} were cut" if scored.num_truncated else ""
+        say(f"{name}: {num_rows:,} rows, {int(scored.lengths.sum()):,} tokens{cut}: {path}")
+        if rows.labelled:
+            splits[name] = {"examples": num_rows} | {
+                key: compute_metrics(values, rows.split.labels, task.metrics)
+                for key, values in scores.items()
+            }
+        if file := file_name(task, name):
+            files[file] = render_file(task, scores[source], rows.index)
+            write_text(folder / file, files[file])
+            if num_rows != expected_rows(task, name):
+                say(
+                    f"note: {file} has {num_rows:,} rows and GLUE's test split "
+                    f"{expected_rows(task, name):,}: the leaderboard will not take it"
+                )
+    if run.settings.finetune.epochs == 0:
+        say("note: BERT's own classifier was not fine-tuned by the run; it may be untrained")
+    if splits:
+        _report(folder, run, splits, time.perf_counter() - start, say)
+    return files
+
+
+def _report(
+    folder: Path,
+    run: FinishedRun,
+    splits: Mapping[str, Mapping[str, Any]],
+    seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    header = [("", "split"), ("", "examples"), ("", "metric")]
+    header += [("", "BERT"), ("", "head"), ("", "ensemble")]
+    rows = [
+        [name, f"{split['examples']:,}", metric, *(f"{split[key][metric]:.4f}" for key in SOURCES)]
+        for name, split in splits.items()
+        for metric in split["head"]
+    ]
+    say(f"\n{text_grid(header, rows)}\nin {format_seconds(seconds)}")
+    content = {
+        "task": run.task.name,
+        "run": str(run.folder),
+        "backbone": run.settings.backbone.name,
+        "seed": run.settings.seed,
+        "head": {"kind": run.head_kind},
+        "splits": splits,
+        "seconds": {"total": seconds},
+    }
+    write_json(folder / "metrics.json", content)
+
+
+def write_submission(folder: Path, files: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Write the zip for GLUE's leaderboard, and say what it lacks.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_bytes(folder / ZIP, zip_of(files))
+    say(f"for GLUE's leaderboard: {folder / ZIP} with {', '.join(files)}")
+    if missing := missing_files(files):
+        say(
+            f"note: GLUE takes a submission of all its files only, and this one lacks "
+            f"{', '.join(missing)}; name a run for each of {', '.join(GLUE_TASKS)}: run=[...]"
+        )
