@@ -15,6 +15,7 @@ from actors.service import StreamOutcome
 from bertvision_stream import __version__
 from bertvision_stream.blocks import TRAIN
 from bertvision_stream.corpus import Corpus
+from bertvision_stream.cost_model import dump_bytes
 from bertvision_stream.data import TaskData
 from bertvision_stream.errors import StreamError
 from bertvision_stream.evaluate import compute_metrics, ensemble, scores_from_logits
@@ -174,11 +175,12 @@ def _report(
             cache_bytes=stats.cache_bytes,
             spilled_bytes=outcome.store.spilled_bytes,
             fallback_bytes=outcome.store.fallback_bytes,
-            dump_bytes_avoided=examples
-            * shape.num_layers
-            * shape.max_length
-            * shape.hidden_size
-            * 4,
+            dump_bytes_avoided=dump_bytes(
+                examples,
+                num_layers=shape.num_layers,
+                max_length=shape.max_length,
+                hidden_size=shape.hidden_size,
+            ),
         ),
         seconds=Seconds(
             total=time.perf_counter() - start, finetune=backbone.seconds, stream=outcome.seconds

@@ -21,6 +21,7 @@ from bertvision_stream.setting_groups import (
     FinetuneSettings,
     Group,
     HeadSettings,
+    PlanSettings,
     RaySettings,
     SearchSettings,
     StreamSettings,
@@ -38,7 +39,7 @@ from bertvision_stream.setting_types import (
 )
 from bertvision_stream.tasks import GLUE_TASKS, TASKS, Task
 
-_LATER_MODES = ("predict", "plan")  # Planned: delete an entry when it arrives.
+_LATER_MODES = ("predict",)  # Planned: delete an entry when it arrives.
 _MINILM_LR = 1e-4  # Fine-tuning rate for a small model; the tasks' own rates are for BERT.
 # Here for its recommended hyperparameters; what else `custom` is, its data tell.
 _CUSTOM = Task(name="custom", kind="classification", text_columns=(), metrics=())
@@ -56,7 +57,7 @@ class Settings(Group):
     mode: Literal["train", "search", "finetune", "predict", "plan"] = Field(
         default="train",
         description="train fits a head; search tries many and trains the best; finetune stops "
-        "after the backbone's fine-tuning; "
+        "after the backbone's fine-tuning; plan says what a run would cost; "
         f"{', '.join(_LATER_MODES)} come with a later version.",
     )
     seed: Seed = Field(default=42, description="Seed of everything random.")
@@ -83,6 +84,7 @@ class Settings(Group):
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    plan: PlanSettings = PlanSettings()
     ray: RaySettings = RaySettings()
 
     @property
@@ -155,6 +157,7 @@ class Settings(Group):
                 *self._not_here_yet(),
                 *self._data_misfits(),
                 *self._idle_keys(),
+                *self._plan_misfits(),
                 *self._search_misfits(),
             ]
         )
@@ -163,7 +166,7 @@ class Settings(Group):
     def _not_here_yet(self) -> Iterator[Problem]:
         if self.mode in _LATER_MODES:
             wrong = f"mode={self.mode} comes with a later version"
-            yield Problem("mode", wrong, "This version has mode=train, search and finetune.")
+            yield Problem("mode", wrong, "This version has mode=train, search, finetune and plan.")
 
     def _data_misfits(self) -> Iterator[Problem]:
         if "custom" in self.tasks and len(self.tasks) > 1:
@@ -197,6 +200,20 @@ class Settings(Group):
             wrong = "mode=train fits one head, and one head is held by one trainer"
             advice = "Leave train.num_trainers out."
             yield Problem("train.num_trainers", wrong, advice, involves=("mode",))
+
+    def _plan_misfits(self) -> Iterator[Problem]:
+        if self.mode == "plan":
+            default = PlanSettings.model_fields["network_gbps"].default
+            if self.plan.nodes == 1 and self.plan.network_gbps != default:
+                wrong = "within one node nothing crosses a network, and plan.nodes is 1"
+                advice = "Leave plan.network_gbps out, or give more nodes."
+                yield Problem("plan.network_gbps", wrong, advice, involves=("plan.nodes",))
+            return
+        for name, field in PlanSettings.model_fields.items():
+            if getattr(self.plan, name) != field.default:
+                wrong = f"only mode=plan has a use for this, and mode is {self.mode}"
+                advice = f"Leave plan.{name} out, or take mode=plan."
+                yield Problem(f"plan.{name}", wrong, advice, involves=("mode",))
 
     def _search_misfits(self) -> Iterator[Problem]:
         if self.mode == "search":
