@@ -193,6 +193,7 @@ def _report(
             **{name: version(name) for name in ("ray", "torch", "transformers")},
         },
         notes=tuple(notes),
+        plan=outcome.check,
     )
 
 

@@ -20,6 +20,7 @@ from bertvision_stream.errors import StreamError
 from bertvision_stream.fit import HeadResult
 from bertvision_stream.heads import HeadShape
 from bertvision_stream.plan import StreamPlan, StreamStats
+from bertvision_stream.plan_check import PlanCheck, check_plan
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
 
@@ -39,6 +40,7 @@ class StreamOutcome:
         deaths: Trainers and streams that died and were started again.
         start_seconds: Until all actors were ready.
         epoch_seconds: Of each epoch.
+        check: What the plan said in advance, against what happened.
     """
 
     heads: Mapping[str, HeadResult]
@@ -51,6 +53,7 @@ class StreamOutcome:
     deaths: tuple[str, ...]
     start_seconds: float
     epoch_seconds: tuple[float, ...]
+    check: PlanCheck
 
     @property
     def seconds(self) -> float:
@@ -159,6 +162,7 @@ def run_stream(
         checkpoints=[checkpoint],
         stats=state.stats,
     )
+    first_epoch: StreamStats | None = None
     try:
         extractor_info, trainer_info = crew.ready()
         start_seconds = time.perf_counter() - start
@@ -169,6 +173,7 @@ def run_stream(
         while state.active and (epoch := len(state.epoch_seconds)) < plan.num_epochs:
             epoch_start = time.perf_counter()
             crew.run_epoch(epoch, last_epoch=plan.num_epochs - 1)
+            first_epoch = crew.stats if epoch == 0 else first_epoch
             state = _StreamState(
                 stats=crew.stats,
                 epoch_seconds=(*state.epoch_seconds, time.perf_counter() - epoch_start),
@@ -198,6 +203,13 @@ def run_stream(
         deaths=tuple(crew.deaths),
         start_seconds=start_seconds,
         epoch_seconds=state.epoch_seconds,
+        check=check_plan(
+            plan,
+            state.stats,
+            state.epoch_seconds,
+            first=first_epoch,
+            num_extractors=placement.num_extractors,
+        ),
     )
 
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from bertvision_stream.evaluate import headline
+from bertvision_stream.plan_check import describe_check
 from bertvision_stream.results import RunReport
 from bertvision_stream.units import format_bytes, format_count, format_seconds
 
@@ -159,6 +160,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
             f"of a budget of {format_bytes(stream.budget_bytes)}",
         ),
         ("disk", f"{disk}; BERTVision's dump would take {format_bytes(stream.dump_bytes_avoided)}"),
+        *([("plan", describe_check(report.plan))] if report.plan else []),
         ("time", f"{format_seconds(report.seconds.total)} in all"),
         *(("note", note) for note in report.notes),
     ]

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from bertvision_stream.errors import OutputError
 from bertvision_stream.evaluate import EnsembleMethod, confidence, predicted
+from bertvision_stream.plan_check import PlanCheck
 from bertvision_stream.tasks import Task
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class RunReport:
         versions: Package -> version.
         notes: Sentences for the user: what was held out, what was picked automatically.
         search: The search that came first; None without one.
+        plan: What was predicted before the stream began, against what happened.
     """
 
     task: Task
@@ -198,6 +200,7 @@ class RunReport:
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
     search: SearchSummary | None = None
+    plan: PlanCheck | None = None
 
 
 def metrics_json(report: RunReport) -> dict[str, Any]:
@@ -240,7 +243,9 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "seconds": asdict(report.seconds),
         "versions": dict(report.versions),
         "notes": list(report.notes),
-    } | ({"search": asdict(report.search)} if report.search else {})
+        **({"search": asdict(report.search)} if report.search else {}),
+        **({"plan": asdict(report.plan)} if report.plan else {}),
+    }
 
 
 def write_json(path: Path, content: object) -> None:

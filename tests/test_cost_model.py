@@ -30,7 +30,8 @@ from bertvision_stream.cost_model import (
     transfer_seconds,
 )
 from bertvision_stream.heads.adapter_pooler import adapt
-from bertvision_stream.plan import StreamPlan
+from bertvision_stream.plan import StreamPlan, StreamStats
+from bertvision_stream.plan_check import check_plan
 
 TOKEN_BYTES = 1000
 
@@ -214,3 +215,22 @@ def test_operations_of_an_adapters_step():
     assert counter.get_total_flops() / tokens == adapter_flops(
         num_layers=layers, hidden_size=size, adapter_dim=width
     )
+
+
+def test_a_later_epoch_is_estimated_from_the_first():
+    plan = plan_of(cache=2_500_000, num_epochs=3)
+    tokens = sum(plan.block_tokens.values())
+    first, all_epochs = StreamStats(), StreamStats()
+    first.count_extracted(0, tokens, seconds=40.0)  # by two extractors: 20 s side by side
+    first.train_seconds = 5.0
+    expected = forecast(plan, epochs=3)
+    all_epochs.tokens_extracted = expected.tokens_extracted
+    check = check_plan(plan, all_epochs, (21.0, 13.0, 11.0), first=first, num_extractors=2)
+    uncached = epoch_work(plan, first=False).extracted_tokens / tokens
+    assert 0.3 < uncached < 0.9
+    assert check.later_epoch_seconds is not None
+    assert check.later_epoch_seconds.predicted == pytest.approx(20 * uncached)
+    assert check.later_epoch_seconds.actual == 12
+    assert check.tokens_extracted.predicted == check.tokens_extracted.actual
+    resumed = check_plan(plan, all_epochs, (21.0, 13.0, 11.0), first=None, num_extractors=2)
+    assert resumed.later_epoch_seconds is None

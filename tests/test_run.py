@@ -47,6 +47,8 @@ KEYS = {
     "stream": "blocks blocks_extracted blocks_from_cache tokens_extracted bytes_per_epoch "
     "budget_bytes peak_bytes cache_bytes spilled_bytes dump_bytes_avoided",
     "seconds": "total finetune stream",
+    "plan": "epochs tokens_extracted blocks_extracted blocks_from_cache cache_bytes "
+    "later_epoch_seconds",
 }
 
 
@@ -128,6 +130,12 @@ def test_metrics_for_other_programs(job: Job) -> None:
     assert 0 < stream["peak_bytes"] <= stream["budget_bytes"]
     assert stream["dump_bytes_avoided"] == NUM_ROWS * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
     assert metrics["seconds"]["finetune"] > 0
+    for name in ("tokens_extracted", "blocks_extracted", "blocks_from_cache"):
+        assert metrics["plan"][name] == {"predicted": stream[name], "actual": stream[name]}
+    estimate = metrics["plan"]["later_epoch_seconds"]
+    assert estimate["predicted"] > 0
+    assert estimate["actual"] > 0
+    assert "as predicted" in (job.results / "results.md").read_text()
 
 
 def test_the_saved_models_make_the_predictions(job: Job) -> None:
