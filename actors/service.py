@@ -38,6 +38,7 @@ class StreamOutcome:
         extractor: What extractors ran on.
         trainer: What trainers ran on.
         deaths: Trainers and streams that died and were started again.
+        began: When it was begun, by `time.perf_counter`.
         start_seconds: Until all actors were ready.
         epoch_seconds: Of each epoch.
         check: What the plan said in advance, against what happened.
@@ -51,6 +52,7 @@ class StreamOutcome:
     extractor: DeviceInfo
     trainer: DeviceInfo
     deaths: tuple[str, ...]
+    began: float
     start_seconds: float
     epoch_seconds: tuple[float, ...]
     check: PlanCheck
@@ -201,6 +203,7 @@ def run_stream(
         extractor=extractor_info,
         trainer=trainer_info,
         deaths=tuple(crew.deaths),
+        began=start,
         start_seconds=start_seconds,
         epoch_seconds=state.epoch_seconds,
         check=check_plan(

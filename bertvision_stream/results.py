@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,24 @@ class SplitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSummary:
-    """The head that was trained, and the number of parameters of the backbone below it."""
+    """The head that was trained, and the number of parameters of the backbone below it.
+
+    Attributes:
+        kind: `head.kind`.
+        parameters: How many it has.
+        backbone_parameters: How many the backbone has.
+        mix_weights: Softmax weight of each layer in its scalar mix; empty without one.
+        mix_gamma: The scale of the mix; None without one.
+        adapter_shares: Share of each layer in the norm of the adapters' output on validation
+            tokens; empty without adapters. Layer 0 is the embeddings.
+    """
 
     kind: str
     parameters: int
     backbone_parameters: int
+    mix_weights: tuple[float, ...] = ()
+    mix_gamma: float | None = None
+    adapter_shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +178,15 @@ class SearchSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """Wall time: the whole run, fine-tuning, and streaming with the training of heads."""
+    """Wall time: the whole run, fine-tuning, and streaming with the training of heads.
+
+    `stages` is all that the run did, in order, by what it was.
+    """
 
     total: float
     finetune: float
     stream: float
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
