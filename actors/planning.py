@@ -76,6 +76,13 @@ def make_plan(
             codecs.append(_codec_plan(settings, stores, other, placement, cluster, store_room)[1])
         except ConfigError as error:
             codecs.append(_refused(codec, other, stores, chosen, str(error)))
+    lengths = np.concatenate([store.lengths for store in stores.values()])
+    flops = forward_flops(
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        intermediate_size=_intermediate_size(config),
+        attended=attended_tokens(lengths.tolist()),
+    )
     calibration = None
     if settings.plan.tokens_per_second is None:
         say("measuring for a few seconds ...")
@@ -87,6 +94,7 @@ def make_plan(
             settings,
             device=torch.device("cuda" if placement.extractor_gpus and _gpu_here() else "cpu"),
             num_threads=placement.extractor_threads,
+            forward_flops=flops,
             heads=0 if settings.plan.head_tokens_per_second else settings.plan.heads,
         )
     shared = here and not cluster.num_gpus
@@ -110,12 +118,7 @@ def make_plan(
             max_length=settings.data.max_length,
             hidden_size=hidden_size,
         ),
-        forward_flops=forward_flops(
-            num_layers=num_layers,
-            hidden_size=hidden_size,
-            intermediate_size=_intermediate_size(config),
-            attended=attended_tokens(np.concatenate([s.lengths for s in stores.values()]).tolist()),
-        ),
+        forward_flops=flops,
         adapter_flops=adapter_flops(
             num_layers=num_layers, hidden_size=hidden_size, adapter_dim=settings.head.adapter_dim
         )

@@ -28,8 +28,10 @@ from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
 from bertvision_stream.training import make_training
 
-# Blocks of so many tokens are measured: on a CPU one forward pass takes no more at once.
-SAMPLE_TOKENS = 1024
+# Blocks of so many tokens are measured: what a GPU, or a CPU, takes in one forward pass, and less
+# where a pass of a large model would take longer than all of the measurement should.
+GPU_TOKENS, CPU_TOKENS, LEAST_TOKENS = 8192, 1024, 256
+SLOW_FLOPS = 1e11  # a second, of a slow core
 SAMPLE_BLOCKS = 16
 # After so long no further block is begun.
 EXTRACT_SECONDS = 2.5
@@ -71,6 +73,7 @@ def calibrate(
     *,
     device: torch.device,
     num_threads: int,
+    forward_flops: float,
     heads: int,
 ) -> Calibration:
     """Measure a forward pass, and a training step of the heads on what it made.
@@ -83,10 +86,14 @@ def calibrate(
         settings: `backbone.dtype`, `extract.codec`, `head.*` and `train.*`.
         device: Where to compute.
         num_threads: CPU threads, as an extractor has.
+        forward_flops: Of the backbone, for one token.
         heads: Heads to train; 0 measures none.
     """
     start = time.perf_counter()
-    corpus = sample_blocks(store, seed=settings.seed)
+    block_tokens = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
+    if device.type == "cpu" and block_tokens * forward_flops > EXTRACT_SECONDS * SLOW_FLOPS:
+        block_tokens = LEAST_TOKENS
+    corpus = sample_blocks(store, block_tokens=block_tokens, seed=settings.seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
@@ -122,10 +129,10 @@ def made_up_model(config: Any, task: Task) -> PreTrainedModel:
     return model
 
 
-def sample_blocks(store: TokenStore, *, seed: int) -> Corpus:
+def sample_blocks(store: TokenStore, *, block_tokens: int, seed: int) -> Corpus:
     """A few small blocks of training examples of all lengths, each first few of them as well."""
-    longest = int(store.lengths.max())
-    blocks = pack_blocks(TRAIN, store.lengths, block_tokens=max(SAMPLE_TOKENS, longest), seed=seed)
+    block_tokens = max(block_tokens, int(store.lengths.max()))
+    blocks = pack_blocks(TRAIN, store.lengths, block_tokens=block_tokens, seed=seed)
     blocks.sort(key=lambda block: block.num_tokens / block.num_examples)
     count = min(SAMPLE_BLOCKS, len(blocks))
     middles = ((np.arange(count) + 0.5) / count * len(blocks)).astype(int)

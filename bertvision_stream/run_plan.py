@@ -219,14 +219,14 @@ def _estimates(plan: RunPlan) -> tuple[list[tuple[str, str]], list[list[str]]]:
     header = [("", "busy"), ("", "first epoch"), ("each", "later epoch"), ("", "who")]
     speeds = plan.speeds
     link = f"{speeds.network_bytes_per_second / GIGABIT_BYTES:g} Gb/s a node"
-    rate = speeds.train_tokens_per_second
+    many = speeds.extractors > 1
+    rate, each = speeds.train_tokens_per_second, " each" if speeds.trainers > 1 else ""
     who = {
         "extraction": f"{_many(speeds.extractors, 'extractor')} at "
-        f"{speeds.extract_tokens_per_second:,.0f} tokens/s each",
+        f"{speeds.extract_tokens_per_second:,.0f} tokens/s" + (" each" if many else ""),
         "transfer": f"{speeds.nodes} nodes, {link}" if speeds.nodes > 1 else "one node",
-        "heads": f"{_many(speeds.trainers, 'trainer')} at {rate:,.0f} tokens/s each"
-        if rate
-        else f"{_many(speeds.trainers, 'trainer')}, speed not given",
+        "heads": f"{_many(speeds.trainers, 'trainer')} "
+        + (f"at {rate:,.0f} tokens/s{each}" if rate else "of a speed not given"),
     }
     rows = []
     for stage in ("extraction", "transfer", "heads"):
@@ -244,14 +244,11 @@ def _estimates(plan: RunPlan) -> tuple[list[tuple[str, str]], list[list[str]]]:
 
 def _estimated(plan: RunPlan) -> Iterator[tuple[str, str]]:
     speeds = plan.speeds
-    yield (
-        "bottleneck",
-        (
-            f"{plan.first.bottleneck} in the first epoch, {plan.later.bottleneck} in later ones (*)"
-            if plan.epochs > 1
-            else f"{plan.first.bottleneck} (*)"
-        ),
-    )
+    first, later = plan.first.bottleneck, plan.later.bottleneck
+    where = f"{first} in the first epoch, {later} in later ones"
+    if plan.epochs == 1 or first == later:
+        where = f"{first} in every epoch"
+    yield "bottleneck", f"{where} (*)"
     yield (
         "streaming",
         f"about {format_seconds(plan.stream_seconds)} for {_many(plan.epochs, 'epoch')}, besides "
