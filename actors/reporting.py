@@ -16,12 +16,13 @@ from actors.service import StreamOutcome
 from bertvision_stream import __version__
 from bertvision_stream.blocks import TRAIN
 from bertvision_stream.corpus import Corpus
+from bertvision_stream.cost_model import dump_bytes
 from bertvision_stream.data import TaskData
 from bertvision_stream.errors import StreamError
 from bertvision_stream.evaluate import compute_metrics, ensemble, scores_from_logits
 from bertvision_stream.export import export_model
 from bertvision_stream.fit import HeadResult
-from bertvision_stream.heads import HeadShape
+from bertvision_stream.heads import Head, HeadShape
 from bertvision_stream.plan import StreamPlan
 from bertvision_stream.report import render_markdown
 from bertvision_stream.results import (
@@ -37,6 +38,7 @@ from bertvision_stream.results import (
     write_json,
     write_predictions,
     write_text,
+    writing,
 )
 from bertvision_stream.run_folder import dotted
 from bertvision_stream.settings import TaskSettings
@@ -105,9 +107,63 @@ def write_results(
         tokenizer=tokenizer,
         report=report,
     )
+    drawing = time.perf_counter()
+    from bertvision_stream.html_report import render_html  # it brings matplotlib: only now
+
+    plots = _write_plots(folder / "plots", report, contestants, data)
+    report = _with_stages(report, outcome, start=start, plots=time.perf_counter() - drawing)
+    write_text(folder / "report.html", render_html(report, plots))
     write_text(folder / "results.md", render_markdown(report))
     write_json(folder / "metrics.json", metrics_json(report))
     return report
+
+
+def _write_plots(
+    folder: Path, report: RunReport, contestants: Mapping[str, Contestants], data: TaskData
+) -> list[Path]:
+    """Plots of the run; those of a search that came first are listed after them."""
+    from bertvision_stream.plots import SplitScores, write_plots
+
+    earlier = sorted(folder.glob("*.png"))
+    splits = [
+        SplitScores(split.name, split.labels, vars(contestants[split.name]))
+        for split in data.validation
+    ]
+    with writing(folder):
+        files = write_plots(report, splits, folder)
+    return [*files, *(file for file in earlier if file not in files)]
+
+
+def _with_stages(
+    report: RunReport, outcome: StreamOutcome, *, start: float, plots: float
+) -> RunReport:
+    """The report with all that the run did, in order, and how long it took in all.
+
+    Args:
+        report: Of the run.
+        outcome: When the stream began, and how long its epochs took.
+        start: When the run began, by `time.perf_counter`.
+        plots: Seconds that the plots took.
+    """
+    total = time.perf_counter() - start
+    search = report.search.seconds if report.search else 0.0
+    first, *later = outcome.epoch_seconds
+    stages = {
+        "search": search,
+        "fine-tuning": report.seconds.finetune,
+        "rows, tokens, imports, start of Ray": outcome.began
+        - start
+        - search
+        - report.seconds.finetune,
+        "start of extractors and trainer": outcome.start_seconds,
+        "epoch 1": first,
+        f"epochs 2 to {1 + len(later)}" if len(later) > 1 else "epoch 2": sum(later),
+        "plots": plots,
+    }
+    # An epoch of an interrupted run that was gone on with took its time before this one began.
+    stages["the rest"] = total - sum(stages.values())
+    kept = {name: seconds for name, seconds in stages.items() if seconds > 0}
+    return replace(report, seconds=replace(report.seconds, total=total, stages=kept))
 
 
 def _contestants(
@@ -143,6 +199,9 @@ def _report(
     notes.append(f"the backbone ran on {outcome.extractor}, the head on {outcome.trainer}")
     examples = sum(store.num_examples for store in corpus.stores.values())
     finetuned = settings.finetune.epochs > 0
+    trained = Head(settings.head, shape, seed=settings.seed)
+    trained.load_state_dict(head.state)
+    mix = trained.mix
     return RunReport(
         task=data.task,
         backbone=settings.backbone.name,
@@ -152,6 +211,9 @@ def _report(
             kind=settings.head.kind,
             parameters=head.num_parameters,
             backbone_parameters=backbone.num_parameters,
+            mix_weights=tuple(mix.weights.softmax(0).tolist()) if mix else (),
+            mix_gamma=mix.gamma.item() if mix else None,
+            adapter_shares=head.adapter_shares,
         ),
         splits=tuple(_split_result(split.name, contestants, data) for split in data.validation),
         finetune=FinetuneSummary(
@@ -178,11 +240,12 @@ def _report(
             cache_bytes=stats.cache_bytes,
             spilled_bytes=outcome.store.spilled_bytes,
             fallback_bytes=outcome.store.fallback_bytes,
-            dump_bytes_avoided=examples
-            * shape.num_layers
-            * shape.max_length
-            * shape.hidden_size
-            * 4,
+            dump_bytes_avoided=dump_bytes(
+                examples,
+                num_layers=shape.num_layers,
+                max_length=shape.max_length,
+                hidden_size=shape.hidden_size,
+            ),
         ),
         seconds=Seconds(
             total=time.perf_counter() - start, finetune=backbone.seconds, stream=outcome.seconds
@@ -195,6 +258,7 @@ def _report(
             **{name: version(name) for name in ("ray", "torch", "transformers")},
         },
         notes=tuple(notes),
+        plan=outcome.check,
     )
 
 

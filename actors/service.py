@@ -20,6 +20,7 @@ from bertvision_stream.errors import StreamError
 from bertvision_stream.fit import HeadResult
 from bertvision_stream.heads import HeadShape
 from bertvision_stream.plan import StreamPlan, StreamStats
+from bertvision_stream.plan_check import PlanCheck, check_plan
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
 
@@ -37,8 +38,10 @@ class StreamOutcome:
         extractor: What extractors ran on.
         trainer: What trainers ran on.
         deaths: Trainers and streams that died and were started again.
+        began: When it was begun, by `time.perf_counter`.
         start_seconds: Until all actors were ready.
         epoch_seconds: Of each epoch.
+        check: What the plan said in advance, against what happened.
     """
 
     heads: Mapping[str, HeadResult]
@@ -49,8 +52,10 @@ class StreamOutcome:
     extractor: DeviceInfo
     trainer: DeviceInfo
     deaths: tuple[str, ...]
+    began: float
     start_seconds: float
     epoch_seconds: tuple[float, ...]
+    check: PlanCheck
 
     @property
     def seconds(self) -> float:
@@ -159,6 +164,7 @@ def run_stream(
         checkpoints=[checkpoint],
         stats=state.stats,
     )
+    first_epoch: StreamStats | None = None
     try:
         extractor_info, trainer_info = crew.ready()
         start_seconds = time.perf_counter() - start
@@ -169,6 +175,7 @@ def run_stream(
         while state.active and (epoch := len(state.epoch_seconds)) < plan.num_epochs:
             epoch_start = time.perf_counter()
             crew.run_epoch(epoch, last_epoch=plan.num_epochs - 1)
+            first_epoch = crew.stats if epoch == 0 else first_epoch
             state = _StreamState(
                 stats=crew.stats,
                 epoch_seconds=(*state.epoch_seconds, time.perf_counter() - epoch_start),
@@ -196,8 +203,16 @@ def run_stream(
         extractor=extractor_info,
         trainer=trainer_info,
         deaths=tuple(crew.deaths),
+        began=start,
         start_seconds=start_seconds,
         epoch_seconds=state.epoch_seconds,
+        check=check_plan(
+            plan,
+            state.stats,
+            state.epoch_seconds,
+            first=first_epoch,
+            num_extractors=placement.num_extractors,
+        ),
     )
 
 

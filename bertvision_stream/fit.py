@@ -34,6 +34,8 @@ class HeadResult:
         chosen_by: The rule that chose it.
         num_parameters: Trained parameters.
         failure: Why the head was stopped, or empty.
+        adapter_shares: Of each layer in the norm of the adapters' output, over a sample of the
+            validation tokens; empty for a head without adapters.
     """
 
     state: dict[str, torch.Tensor]
@@ -43,6 +45,7 @@ class HeadResult:
     chosen_by: str
     num_parameters: int
     failure: str
+    adapter_shares: tuple[float, ...] = ()
 
 
 class HeadFit:
@@ -86,12 +89,14 @@ class HeadFit:
         self._chosen_epoch = 0
         self._chosen_state: dict[str, torch.Tensor] = {}
         self._chosen_logits: dict[str, np.ndarray] = {}
+        self._chosen_norms = torch.zeros(0, dtype=torch.float64)
         self._device = device
         self._start_epoch()
 
     def _start_epoch(self) -> None:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         self._num_trained = 0
+        self._norms = torch.zeros(0, dtype=torch.float64)
         self._logits = {
             split: np.full((len(labels), self.task.num_labels), np.nan, dtype=np.float32)
             for split, labels in self._validation_labels.items()
@@ -134,6 +139,10 @@ class HeadFit:
 
     def keep_logits(self, split: str, example_ids: np.ndarray, logits_BC: torch.Tensor) -> None:
         self._logits[split][example_ids] = logits_BC.cpu().numpy()
+
+    def keep_norms(self, norms_L: torch.Tensor) -> None:
+        """Add the adapters' norms of some validation tokens."""
+        self._norms = norms_L.cpu() + (self._norms if len(self._norms) else 0)
 
     @property
     def mean_loss(self) -> float:
@@ -178,6 +187,7 @@ class HeadFit:
             state = self.head.state_dict()
             self._chosen_state = {name: t.detach().cpu().clone() for name, t in state.items()}
             self._chosen_logits = self._logits
+            self._chosen_norms = self._norms
         self._start_epoch()
         return record
 
@@ -191,6 +201,7 @@ class HeadFit:
             chosen_by=LAST_EPOCH if self.settings.patience is None else LOWEST_LOSS,
             num_parameters=self.head.num_parameters,
             failure=self.failure,
+            adapter_shares=tuple((self._chosen_norms / self._chosen_norms.sum()).tolist()),
         )
 
     def checkpoint(self) -> Checkpoint:
@@ -201,6 +212,7 @@ class HeadFit:
             tensors |= {f"optimizer/{index}/{name}": t for name, t in state.items()}
         for split, logits in self._chosen_logits.items():
             tensors[f"logits/{split}"] = torch.from_numpy(logits)
+        tensors["chosen_norms"] = self._chosen_norms
         tensors |= {f"dropout/{name}": t for name, t in self.head.dropout_state().items()}
         facts = {
             "steps": self.steps,
@@ -217,6 +229,7 @@ class HeadFit:
         self.head.load_dropout_state(below("dropout"))
         self._chosen_state = below("chosen")
         self._chosen_logits = {n: t.numpy().copy() for n, t in below("logits").items()}
+        self._chosen_norms = checkpoint.tensors["chosen_norms"].clone()
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in below("optimizer").items():
             index, _, key = name.partition("/")
@@ -275,6 +288,15 @@ def evaluate_together(
     all_logits = stacked_logits([fit.head for fit in fits], batch.hidden_TLD, batch.lengths_B)
     for fit, logits in zip(fits, all_logits, strict=True):
         fit.keep_logits(split, example_ids, logits)
+
+
+@torch.no_grad()
+def measure_adapters(fits: Sequence[HeadFit], batch: Batch) -> None:
+    """Add to each head the norms of its adapters' output on validation examples."""
+    for fit in fits:
+        norms_L = fit.head.adapter_norms(batch.hidden_TLD, batch.lengths_B)
+        if norms_L is not None:
+            fit.keep_norms(norms_L)
 
 
 def learning_rate(settings: ResolvedTrain, step: int, total_steps: int) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bertvision_stream.evaluate import headline
+from bertvision_stream.plan_check import describe_check
 from bertvision_stream.results import RunReport
 from bertvision_stream.units import format_bytes, format_count, format_seconds
 
@@ -39,7 +41,7 @@ def render_markdown(report: RunReport) -> str:
         _markdown_grid(header, rows),
         facts,
         "## Epochs of the head",
-        _markdown_grid(*_epoch_table(report)),
+        _markdown_grid(*_epoch_table(report, _bold)),
         "## Run it again",
         f"```bash\n{report.command}\n```",
         f"Made with {versions}.",
@@ -47,6 +49,39 @@ def render_markdown(report: RunReport) -> str:
         _markdown_grid([("", "key"), ("", "value")], settings, align_right=False),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: titles of the columns, and rows of cells."""
+
+    titles: Sequence[str]
+    rows: _Rows
+
+
+@dataclass(frozen=True)
+class ReportParts:
+    """What every way of showing a run shows."""
+
+    title: str
+    data: str
+    scores: Grid
+    facts: Sequence[tuple[str, str]]
+    epochs: Grid
+
+
+def report_parts(report: RunReport, mark: _Mark) -> ReportParts:
+    """A run's results as parts.
+
+    Args:
+        report: The run.
+        mark: How the best score and the chosen epoch are shown.
+    """
+    scores, epochs = (
+        Grid([" ".join(filter(None, title)) for title in header], rows)
+        for header, rows in (_score_table(report, mark), _epoch_table(report, mark))
+    )
+    return ReportParts(_title(report), _data_line(report), scores, _facts(report), epochs)
 
 
 def render_summary(reports: Sequence[RunReport]) -> str:
@@ -120,7 +155,7 @@ def _score_table(report: RunReport, mark: _Mark) -> tuple[_Header, _Rows]:
     return header, [list(row) for row in zip(names, *columns, strict=True)]
 
 
-def _epoch_table(report: RunReport) -> tuple[_Header, _Rows]:
+def _epoch_table(report: RunReport, mark: _Mark) -> tuple[_Header, _Rows]:
     """One row for each epoch of the head, the chosen one marked."""
     header = [("", "epoch"), ("", "training loss"), ("", "validation loss")]
     for name, split in zip(_short_names(report), report.splits, strict=True):
@@ -128,7 +163,7 @@ def _epoch_table(report: RunReport) -> tuple[_Header, _Rows]:
     rows = []
     for record in report.train.history:
         chosen = record.epoch == report.train.best_epoch
-        row = [f"**{record.epoch} (chosen)**" if chosen else str(record.epoch)]
+        row = [mark(f"{record.epoch} (chosen)") if chosen else str(record.epoch)]
         row += [f"{record.loss:.4f}", f"{record.validation_loss:.4f}"]
         for split in report.splits:
             row += [f"{record.scores[split.name][metric]:.4f}" for metric in split.head]
@@ -160,6 +195,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
             f"of a budget of {format_bytes(stream.budget_bytes)}",
         ),
         ("disk", f"{disk}; BERTVision's dump would take {format_bytes(stream.dump_bytes_avoided)}"),
+        *([("plan", describe_check(report.plan))] if report.plan else []),
         ("time", f"{format_seconds(report.seconds.total)} in all"),
         *(("note", note) for note in report.notes),
     ]

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from bertvision_stream.errors import OutputError
 from bertvision_stream.evaluate import EnsembleMethod, confidence, predicted
+from bertvision_stream.plan_check import PlanCheck
 from bertvision_stream.tasks import Task
 
 if TYPE_CHECKING:
@@ -41,11 +42,24 @@ class SplitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSummary:
-    """The head that was trained, and the number of parameters of the backbone below it."""
+    """The head that was trained, and the number of parameters of the backbone below it.
+
+    Attributes:
+        kind: `head.kind`.
+        parameters: How many it has.
+        backbone_parameters: How many the backbone has.
+        mix_weights: Softmax weight of each layer in its scalar mix; empty without one.
+        mix_gamma: The scale of the mix; None without one.
+        adapter_shares: Share of each layer in the norm of the adapters' output on validation
+            tokens; empty without adapters. Layer 0 is the embeddings.
+    """
 
     kind: str
     parameters: int
     backbone_parameters: int
+    mix_weights: tuple[float, ...] = ()
+    mix_gamma: float | None = None
+    adapter_shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +178,15 @@ class SearchSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """Wall time: the whole run, fine-tuning, and streaming with the training of heads."""
+    """Wall time: the whole run, fine-tuning, and streaming with the training of heads.
+
+    `stages` is all that the run did, in order, by what it was.
+    """
 
     total: float
     finetune: float
     stream: float
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +199,7 @@ class RunReport:
         versions: Package -> version.
         notes: Sentences for the user: what was held out, what was picked automatically.
         search: The search that came first; None without one.
+        plan: What was predicted before the stream began, against what happened.
     """
 
     task: Task
@@ -198,6 +217,7 @@ class RunReport:
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
     search: SearchSummary | None = None
+    plan: PlanCheck | None = None
 
 
 def metrics_json(report: RunReport) -> dict[str, Any]:
@@ -240,7 +260,9 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "seconds": asdict(report.seconds),
         "versions": dict(report.versions),
         "notes": list(report.notes),
-    } | ({"search": asdict(report.search)} if report.search else {})
+        **({"search": asdict(report.search)} if report.search else {}),
+        **({"plan": asdict(report.plan)} if report.plan else {}),
+    }
 
 
 def write_json(path: Path, content: object) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from actors.job import Job
     from bertvision_stream.checkpoint import Checkpoint
     from bertvision_stream.data import TaskData
+    from bertvision_stream.planned_backbone import PlannedBackbone
     from bertvision_stream.results import RunReport
     from bertvision_stream.run_folder import RunFolder
     from bertvision_stream.settings import Settings, TaskSettings
@@ -107,11 +108,19 @@ def _print_summary(reports: list[RunReport]) -> None:
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """A task's settings and rows, and where its backbone is."""
+    """A task's settings and rows, and where its backbone is; for `mode=plan`, what is known of it.
+
+    Attributes:
+        settings: Of the task.
+        data: Its rows.
+        source: What `locate` returned; empty for `mode=plan`.
+        planned: Of `mode=plan` alone.
+    """
 
     settings: TaskSettings
     data: TaskData
     source: str
+    planned: PlannedBackbone | None = None
 
 
 def read_inputs(settings: TaskSettings) -> TaskInputs:
@@ -122,8 +131,12 @@ def read_inputs(settings: TaskSettings) -> TaskInputs:
         BackboneError: The backbone cannot be found.
     """
     from bertvision_stream.data import load_task_data
+    from bertvision_stream.planned_backbone import find_planned
     from bertvision_stream.sources import locate
 
+    if settings.mode == "plan":
+        planned = find_planned(settings)
+        return TaskInputs(settings, load_task_data(settings), "", planned)
     source = locate(settings.backbone.name, settings.backbone.revision)
     return TaskInputs(settings, load_task_data(settings), source)
 
@@ -139,8 +152,8 @@ def run_task(
         after_search: For `mode=search`, the settings of the training that follows.
 
     Returns:
-        The report; None for `mode=finetune`, which trains no head, and for a run that `resume=true`
-        finds finished.
+        The report; None for `mode=finetune` and `mode=plan`, which train no head, and for a run
+        that `resume=true` finds finished.
     """
     from bertvision_stream.run_folder import LOG, open_run_folder
 
@@ -154,6 +167,9 @@ def run_task(
         log.info("%s: results in %s", settings.task, folder.path)
         for note in inputs.data.notes:
             log.info("note: %s", note)
+        if inputs.planned is not None:
+            _plan_task(settings, inputs.data, inputs.planned, folder)
+            return None
         log.info("starting torch, transformers and Ray ...")
         from actors.reporting import disk_note, write_results
         from actors.service import run_stream
@@ -257,6 +273,22 @@ def run_predictions(settings: Settings) -> None:
     if files:
         with _logging_to(last / LOG):
             write_submission(last, files, log.info)
+
+
+def _plan_task(
+    settings: TaskSettings, data: TaskData, backbone: PlannedBackbone, folder: RunFolder
+) -> None:
+    """Say what a run would take."""
+    from actors.planning import make_plan
+    from bertvision_stream.results import write_json, write_text
+    from bertvision_stream.run_plan import plan_json, render_plan
+
+    plan = make_plan(settings, data, backbone, log.info)
+    text = render_plan(plan)
+    write_text(folder.path / "plan.txt", text)
+    write_json(folder.path / "plan.json", plan_json(plan))
+    log.info("\n%s", text)
+    log.info("plan in %s", folder.path)
 
 
 def _prepare(

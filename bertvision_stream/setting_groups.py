@@ -254,6 +254,68 @@ class SearchSettings(Group):
     )
 
 
+class PlanSettings(Group):
+    """The cluster that `mode=plan` plans for, where it is another than the one at hand."""
+
+    extractors: AtLeastOne | Auto = Field(
+        default="auto",
+        description="Extractors of the planned cluster, each with a device of its own; auto: "
+        "those that a run here would start.",
+    )
+    tokens_per_second: Positive | None = Field(
+        default=None,
+        description="Tokens that one extractor makes in a second; nothing is measured then.",
+        json_schema_extra=unset("measured here"),
+    )
+    head_tokens_per_second: Positive | None = Field(
+        default=None,
+        description="Tokens that one trainer trains on in a second, with all its heads.",
+        json_schema_extra=unset("measured here; unknown where plan.tokens_per_second is given"),
+    )
+    heads: AtLeastOne = Field(
+        default=1, description="Heads on each trainer, as of a search, when its speed is measured."
+    )
+    nodes: AtLeastOne | Auto = Field(
+        default="auto", description="Nodes of the planned cluster; auto: those at hand."
+    )
+    network_gbps: Positive = Field(
+        default=25.0, description="Gigabits a second of each node's network link."
+    )
+    store: PositiveBytes | Auto = Field(
+        default="auto",
+        description="Bytes of each node's object store; auto: as on this machine.",
+    )
+    layers: AtLeastOne | None = Field(
+        default=None,
+        description="Encoder layers of a backbone that is not at hand.",
+        json_schema_extra=unset("the backbone's"),
+    )
+    hidden_size: Annotated[int, Field(ge=8)] | None = Field(
+        default=None,
+        description="Width of its hidden states.",
+        json_schema_extra=unset("the backbone's"),
+    )
+
+    @model_validator(mode="after")
+    def _shape_is_whole(self) -> PlanSettings:
+        for given, lacking in (("layers", "hidden_size"), ("hidden_size", "layers")):
+            if getattr(self, given) is not None and getattr(self, lacking) is None:
+                wrong = f"a shape takes plan.layers and plan.hidden_size, and plan.{lacking} is not"
+                advice = f"Give plan.{lacking} as well."
+                refuse([Problem(f"plan.{given}", f"{wrong} given", advice)])
+        return self
+
+    @model_validator(mode="after")
+    def _measures_what_it_is_told_to(self) -> PlanSettings:
+        if self.heads > 1 and self.head_tokens_per_second is not None:
+            wrong = "only measures with so many heads, and plan.head_tokens_per_second is given"
+            advice = "Leave one of the two out."
+            refuse(
+                [Problem("plan.heads", wrong, advice, involves=("plan.head_tokens_per_second",))]
+            )
+        return self
+
+
 class EvaluateSettings(Group):
     """Evaluation of BERT, the head and the two together."""
 

@@ -22,6 +22,7 @@ from bertvision_stream.setting_groups import (
     FinetuneSettings,
     Group,
     HeadSettings,
+    PlanSettings,
     PredictSettings,
     RaySettings,
     SearchSettings,
@@ -42,7 +43,6 @@ from bertvision_stream.setting_types import (
 )
 from bertvision_stream.tasks import GLUE_TASKS, TASKS, Task
 
-_LATER_MODES = ("plan",)  # Planned: delete an entry when it arrives.
 _MINILM_LR = 1e-4  # Fine-tuning rate for a small model; the tasks' own rates are for BERT.
 # Here for its recommended hyperparameters; what else `custom` is, its data tell.
 _CUSTOM = Task(name="custom", kind="classification", text_columns=(), metrics=())
@@ -67,8 +67,7 @@ class Settings(Group):
         default="train",
         description="train fits a head; search tries many and trains the best; finetune stops "
         "after the backbone's fine-tuning; predict scores new rows (data.path) with a finished "
-        "run; "
-        f"{', '.join(_LATER_MODES)} come with a later version.",
+        "run; plan says what a run would cost.",
     )
     run: RunFolders | None = Field(
         default=None,
@@ -102,6 +101,7 @@ class Settings(Group):
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
     predict: PredictSettings = PredictSettings()
+    plan: PlanSettings = PlanSettings()
     ray: RaySettings = RaySettings()
 
     @property
@@ -176,19 +176,14 @@ class Settings(Group):
             return self
         refuse(
             [
-                *self._not_here_yet(),
                 *self._lacking(),
                 *self._data_misfits(),
                 *self._idle_keys(),
+                *self._plan_misfits(),
                 *self._search_misfits(),
             ]
         )
         return self
-
-    def _not_here_yet(self) -> Iterator[Problem]:
-        if self.mode in _LATER_MODES:
-            wrong = f"mode={self.mode} comes with a later version"
-            yield Problem("mode", wrong, "This version has mode=train, search and finetune.")
 
     def _lacking(self) -> Iterator[Problem]:
         if not self.tasks:
@@ -255,6 +250,20 @@ class Settings(Group):
             wrong = "mode=train fits one head, and one head is held by one trainer"
             advice = "Leave train.num_trainers out."
             yield Problem("train.num_trainers", wrong, advice, involves=("mode",))
+
+    def _plan_misfits(self) -> Iterator[Problem]:
+        if self.mode == "plan":
+            default = PlanSettings.model_fields["network_gbps"].default
+            if self.plan.nodes == 1 and self.plan.network_gbps != default:
+                wrong = "within one node nothing crosses a network, and plan.nodes is 1"
+                advice = "Leave plan.network_gbps out, or give more nodes."
+                yield Problem("plan.network_gbps", wrong, advice, involves=("plan.nodes",))
+            return
+        for name, field in PlanSettings.model_fields.items():
+            if getattr(self.plan, name) != field.default:
+                wrong = f"only mode=plan has a use for this, and mode is {self.mode}"
+                advice = f"Leave plan.{name} out, or take mode=plan."
+                yield Problem(f"plan.{name}", wrong, advice, involves=("mode",))
 
     def _search_misfits(self) -> Iterator[Problem]:
         if self.mode == "search":

@@ -15,7 +15,13 @@ from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.devices import pick_dtype
-from bertvision_stream.fit import HeadFit, HeadResult, evaluate_together, train_together
+from bertvision_stream.fit import (
+    HeadFit,
+    HeadResult,
+    evaluate_together,
+    measure_adapters,
+    train_together,
+)
 from bertvision_stream.heads import Head, HeadShape
 from bertvision_stream.plan import Position, Reception
 from bertvision_stream.results import EpochRecord
@@ -24,6 +30,10 @@ from bertvision_stream.tasks import Task
 
 if TYPE_CHECKING:  # it brings transformers, which a trainer does without
     from bertvision_stream.extract import BlockExtractor
+
+# Of a validation block, whose rows are sorted by length, every eighth tells how large the adapters'
+# outputs are: an eighth of the cost, and rows of all lengths.
+ADAPTERS_MEASURED_ON = 8
 
 
 @dataclass
@@ -138,6 +148,8 @@ class HeadTraining:
             everything = opened.take(np.arange(opened.num_rows))
             for stack in self._stacks(self.fits.values()):
                 evaluate_together(stack, key.split, block.example_ids, everything)
+            some = np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON)
+            measure_adapters(self._active(), opened.take(some))
         self.position = position.next
         return Reception.CONSUMED
 

@@ -38,6 +38,7 @@ from bertvision_stream.extract import BlockExtractor, validation_logits
 from bertvision_stream.fit import HeadResult
 from bertvision_stream.heads import HeadShape
 from bertvision_stream.plan import StreamPlan
+from bertvision_stream.plan_check import Compared
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import TASKS
 from bertvision_stream.training import make_training, train_in_process
@@ -155,6 +156,7 @@ def assert_same_head(actual: HeadResult, expected: HeadResult) -> None:
     assert actual.history == expected.history
     assert actual.chosen_epoch == expected.chosen_epoch
     assert actual.failure == expected.failure
+    assert actual.adapter_shares == expected.adapter_shares
     assert actual.logits.keys() == expected.logits.keys()
     for split, logits in expected.logits.items():
         np.testing.assert_array_equal(actual.logits[split], logits)
@@ -175,6 +177,10 @@ def assert_made_as_planned(outcome: StreamOutcome, plan: StreamPlan) -> None:
     assert outcome.stats.blocks_from_cache == from_cache
     assert outcome.stats.blocks_extracted == plan.num_epochs * num_blocks - from_cache
     assert outcome.stats.held_bytes == outcome.stats.cache_bytes == plan.budget.pinned_bytes
+    check = outcome.check
+    assert check.blocks_from_cache == Compared(from_cache, from_cache)
+    for said in (check.tokens_extracted, check.blocks_extracted, check.cache_bytes):
+        assert said.predicted == said.actual
 
 
 # Less than a block, and more than what Ray and Tune keep of a stream or a search.

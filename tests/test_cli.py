@@ -126,6 +126,24 @@ One problem with the settings:
             id="fewer than no epochs",
         ),
         pytest.param(
+            ["task=demo", "mode=plan", "plan.extractors=0", "plan.network=25", "plan.layers=24"],
+            """\
+3 problems with the settings:
+
+  plan.network=25
+      there is no such key
+      Did you mean plan.network_gbps?
+
+  plan.extractors=0
+      must be a whole number of at least 1, or auto
+
+  plan.layers=24
+      a shape takes plan.layers and plan.hidden_size, and plan.hidden_size is not given
+      Give plan.hidden_size as well.
+""",
+            id="a plan of nothing",
+        ),
+        pytest.param(
             [
                 "task=demo",
                 "--verbose",
@@ -262,6 +280,16 @@ def test_a_backbone_of_the_hub_while_offline(tmp_path: Path):
         "extra."
     )
     assert (done.code, done.out) == (2, "")
+
+
+def test_a_plan_of_an_unknown_backbone_while_offline(tmp_path: Path):
+    arguments = ["task=demo", "mode=plan", "backbone=someone/some-bert"]
+    done = run(tmp_path, *arguments, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
+    assert done.message.endswith(
+        "To plan without it, say how large it is: plan.layers=24 plan.hidden_size=1024."
+    )
+    assert (done.code, done.out) == (2, "")
+    assert not list(tmp_path.glob("outputs*"))
 
 
 def test_data_of_the_hub_while_offline(tmp_path: Path):

@@ -29,6 +29,8 @@ search.num_trials search.searcher search.scheduler search.max_concurrent search.
 evaluate.ensemble
 export.backbone
 predict.source
+plan.extractors plan.tokens_per_second plan.head_tokens_per_second plan.heads plan.nodes
+plan.network_gbps plan.store plan.layers plan.hidden_size
 ray.address
 """
 
@@ -504,18 +506,40 @@ def test_search_keys_do_nothing_without_a_search():
     load_settings(["task=demo", "mode=search", "search.num_trials=8", "train.num_trainers=2"])
 
 
-def test_what_comes_with_a_later_version():
-    assert items("task=squad_v2", "mode=plan") == [
+def test_keys_of_a_plan():
+    planned = load_settings(["task=demo", "mode=plan", "plan.extractors=64", "plan.store=2GiB"])
+    assert (planned.plan.extractors, planned.plan.store) == (64, 2 * 2**30)
+    assert items("task=demo", "plan.extractors=64") == [
         [
-            "task=squad_v2",
-            "squad_v2 comes with a later version",
-            f"This version has {', '.join(TASKS)}, custom.",
-        ],
+            "plan.extractors=64",
+            "only mode=plan has a use for this, and mode is train",
+            "Leave plan.extractors out, or take mode=plan.",
+        ]
+    ]
+    assert items("task=demo", "mode=plan", "plan.layers=24") == [
         [
-            "mode=plan",
-            "mode=plan comes with a later version",
-            "This version has mode=train, search and finetune.",
-        ],
+            "plan.layers=24",
+            "a shape takes plan.layers and plan.hidden_size, and plan.hidden_size is not given",
+            "Give plan.hidden_size as well.",
+        ]
+    ]
+    assert items("task=demo", "mode=plan", "plan.nodes=1", "plan.network_gbps=100") == [
+        [
+            "plan.network_gbps=100",
+            "within one node nothing crosses a network, and plan.nodes is 1",
+            "Leave plan.network_gbps out, or give more nodes.",
+        ]
+    ]
+    assert items("task=demo", "mode=plan", "plan.heads=4", "plan.head_tokens_per_second=1e5") == [
+        [
+            "plan.heads=4",
+            "only measures with so many heads, and plan.head_tokens_per_second is given",
+            "Leave one of the two out.",
+        ]
+    ]
+    assert items("task=demo", "mode=plan", "plan.tokens_per_second=0", "plan.stores=1GiB") == [
+        ["plan.stores=1GiB", "there is no such key", "Did you mean plan.store?"],
+        ["plan.tokens_per_second=0", "must be a number above 0, or null"],
     ]
 
 
@@ -542,7 +566,7 @@ def test_all_layers_of_problems_are_reported_at_once():
 
 def test_consequences_of_a_reported_problem_are_not_reported():
     assert len(items("task=custm", "data.text_columns=a", "data.label_column=y")) == 1
-    assert len(items("mode=plan", "task=demo", "train.num_trainers=4")) == 1
+    assert len(items("mode=predict", "task=demo", "train.num_trainers=4")) == 1
     assert len(items("head.kind=clss", "task=demo", "head.pool=cls")) == 1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import erf
 from tiny import (  # noqa: F401
     CPU,
     HIDDEN_SIZE,
@@ -28,7 +29,12 @@ from bertvision_stream.fit import LAST_EPOCH, LOWEST_LOSS, HeadFit, HeadResult, 
 from bertvision_stream.heads import Head, HeadShape
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import TASKS, Task
-from bertvision_stream.training import HeadTraining, make_training, train_in_process
+from bertvision_stream.training import (
+    ADAPTERS_MEASURED_ON,
+    HeadTraining,
+    make_training,
+    train_in_process,
+)
 
 NUM_TRAIN = 90
 VALIDATION = {"matched": 31, "mismatched": 17}
@@ -91,6 +97,7 @@ def assert_same(first: HeadResult, second: HeadResult) -> None:
         assert torch.equal(tensor, second.state[name]), name
     for split, logits in first.logits.items():
         np.testing.assert_array_equal(logits, second.logits[split])
+    assert first.adapter_shares == second.adapter_shares
 
 
 def test_learning_rate_rises_then_falls_to_nothing():
@@ -202,6 +209,45 @@ def test_validation_covers_each_example_once(task: Task, monkeypatch: pytest.Mon
             losses += (-logits.log_softmax(dim=1).numpy()[np.arange(count), labels]).tolist()
     assert result.history[0].validation_loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert result.history[0].scores.keys() == VALIDATION.keys()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("head.share_layers=false", "head.skip=mix"),
+        ("head.pool=cls",),
+        ("head.pool=cls", "head.share_layers=false", "train.patience=1"),
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+def test_shares_of_the_layers_in_the_adapters_output(options: tuple[str, ...]):
+    """Example by example in float64, with the weights of the epoch that was chosen."""
+    corpus = make_corpus()
+    extractor = ScaledValidation(corpus, factor=-1.0)  # the first epoch is the best
+    result = train({"head": settings_of(*options, "train.epochs=3")}, extractor=extractor)["head"]
+    assert result.chosen_epoch == (1 if "train.patience=1" in options else 3)
+    weight, bias = (
+        result.state[f"features.{name}"].double().numpy() for name in ("weight", "bias")
+    )
+    norms = np.zeros(NUM_LAYERS)
+    for key in corpus.validation_keys:
+        for row in corpus.block(key).example_ids[::ADAPTERS_MEASURED_ON].tolist():
+            hidden = extractor.hidden(key.split, row).double().numpy()
+            if "head.pool=cls" in options:
+                hidden = hidden[:1]
+            for layer in range(NUM_LAYERS):
+                own = layer if "head.share_layers=false" in options else 0
+                z = hidden[:, layer] @ weight[own] + bias[own]
+                gelu = z * (1 + erf(z / np.sqrt(2))) / 2
+                norms[layer] += np.sqrt((gelu**2).sum(axis=1)).sum()
+    assert result.adapter_shares == pytest.approx((norms / norms.sum()).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["scalar_mix", "mean_layers", "cls"])
+def test_heads_without_adapters_have_no_shares(kind: str):
+    settings = settings_of(f"head.kind={kind}", "train.epochs=1")
+    assert train({"head": settings})["head"].adapter_shares == ()
 
 
 def test_berts_own_logits_are_kept_from_the_same_pass():

@@ -49,7 +49,8 @@ def test_the_wheel_holds_every_module_and_no_test(wheel: Path):
         f"{package}/{path.name}" for package in PACKAGES for path in (ROOT / package).glob("*.py")
     }
     assert {f"{package}/__init__.py" for package in PACKAGES} <= expected
-    assert packed == expected
+    templates = {f"bertvision_stream/templates/{name}" for name in ("report.html.j2",)}
+    assert packed == expected | templates
 
 
 @pytest.mark.slow

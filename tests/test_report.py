@@ -13,6 +13,7 @@ import pytest
 
 from bertvision_stream.data import Split
 from bertvision_stream.errors import OutputError
+from bertvision_stream.plan_check import Compared, PlanCheck, describe_check
 from bertvision_stream.report import (
     render_markdown,
     render_summary,
@@ -361,3 +362,23 @@ def test_format_seconds(seconds, text):
 )
 def test_format_count(count, text):
     assert format_count(count) == text
+
+
+def test_what_was_predicted_beside_what_happened():
+    right = PlanCheck(
+        epochs=3,
+        tokens_extracted=Compared(1234, 1234),
+        blocks_extracted=Compared(10, 10),
+        blocks_from_cache=Compared(20, 20),
+        cache_bytes=Compared(2**20, 2**20),
+        later_epoch_seconds=Compared(2.0, 2.5),
+    )
+    assert describe_check(right) == (
+        "as predicted 1,234 tokens to extract, 10 forward passes of a block, 20 blocks from the "
+        "cache, 1.0 MiB kept; a later epoch was estimated from the first at 2.0 s and took 2.5 s"
+    )
+    wrong = replace(right, tokens_extracted=Compared(1234, 1300), later_epoch_seconds=None)
+    assert describe_check(wrong) == (
+        "as predicted 10 forward passes of a block, 20 blocks from the cache, 1.0 MiB kept; "
+        "predicted 1,234 tokens to extract (it was 1,300)"
+    )

@@ -45,6 +45,8 @@ KEYS = {
     "stream": "blocks blocks_extracted blocks_from_cache tokens_extracted bytes_per_epoch "
     "budget_bytes peak_bytes cache_bytes spilled_bytes dump_bytes_avoided",
     "seconds": "total finetune stream",
+    "plan": "epochs tokens_extracted blocks_extracted blocks_from_cache cache_bytes "
+    "later_epoch_seconds",
 }
 
 
@@ -102,9 +104,15 @@ def job(folder: Path) -> Job:
 
 def test_the_files_of_a_run(job: Job) -> None:
     files = (
-        "checkpoints config.json metrics.json model predictions_validation.jsonl results.md run.log"
+        "checkpoints config.json metrics.json model plots predictions_validation.jsonl report.html "
+        "results.md run.log"
     )
     assert sorted(path.name for path in job.results.iterdir()) == files.split()
+    plots = {path.name for path in (job.results / "plots").iterdir()}
+    assert plots == {
+        "calibration_validation.png", "confusion_validation.png", "curves.png", "layers.png"
+    }  # fmt: skip
+    assert (job.results / "report.html").read_text().count("data:image/png") == len(plots)
     assert json.loads((job.results / "config.json").read_text())["finetune"]["epochs"] == 0.5
     log = (job.results / "run.log").read_text()
     assert all(line in log for line in job.said.strip().splitlines())
@@ -126,6 +134,18 @@ def test_metrics_for_other_programs(job: Job) -> None:
     assert 0 < stream["peak_bytes"] <= stream["budget_bytes"]
     assert stream["dump_bytes_avoided"] == NUM_ROWS * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
     assert metrics["seconds"]["finetune"] > 0
+    for name in ("tokens_extracted", "blocks_extracted", "blocks_from_cache"):
+        assert metrics["plan"][name] == {"predicted": stream[name], "actual": stream[name]}
+    estimate = metrics["plan"]["later_epoch_seconds"]
+    assert estimate["predicted"] > 0
+    assert estimate["actual"] > 0
+    shares = metrics["head"]["adapter_shares"]
+    assert len(shares) == NUM_LAYERS
+    assert sum(shares) == pytest.approx(1)
+    seconds = metrics["seconds"]
+    assert sum(seconds["stages"].values()) == pytest.approx(seconds["total"])
+    assert seconds["stages"]["fine-tuning"] == seconds["finetune"]
+    assert "as predicted" in (job.results / "results.md").read_text()
 
 
 def test_the_exported_model_makes_the_predictions(job: Job) -> None:
@@ -245,6 +265,8 @@ def test_a_search_and_the_training_of_the_best(job: Job, target: str) -> None:
     trials = pd.read_csv(found.results / "trials.csv")
     assert search["best_score"] == pytest.approx(trials["score"].max())
     assert {path.name for path in (found.results / "plots").iterdir()} >= {"hyperparameters.png"}
+    images = (found.results / "report.html").read_text().count("data:image/png")
+    assert images == len(list((found.results / "plots").iterdir())) >= 7
     for key, value in search["best_config"].items():
         assert f"{key}={value}" in (found.results / "results.md").read_text()
     analysis = subprocess.run(

@@ -13,12 +13,22 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bertvision_stream.errors import SearchError
+from bertvision_stream.figures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RED,
+    YELLOW,
+    new_figure,
+    save_figures,
+    whole_epochs,
+)
 from bertvision_stream.search_dimensions import Choice, Range, show
 from bertvision_stream.trial_results import SCORE
 from tune.analysis import Search, Trial, best_trial
 
-_COLORS = {"finished": "#2a6f97", "stopped": "#93a1ad", "unfinished": "#e09f3e"}
-_LOST, _BEST = "#c1121f", "#f2b705"
+_COLORS = {"finished": BLUE, "stopped": GREY, "unfinished": ORANGE}
+_LOST, _BEST = RED, YELLOW
 _LABELS = {"stopped": "stopped early", "unfinished": "unfinished", "finished": "finished"}
 
 
@@ -28,17 +38,12 @@ def write_plots(search: Search, folder: Path) -> list[Path]:
     Returns:
         The files: `hyperparameters.png`, `learning_curves.png`, `best_so_far.png`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "hyperparameters": draw_hyperparameters(search),
         "learning_curves": draw_learning_curves(search),
         "best_so_far": draw_best_so_far(search),
     }
-    files = []
-    for name, figure in figures.items():
-        files.append(folder / f"{name}.png")
-        figure.savefig(files[-1], dpi=130)
-    return files
+    return save_figures(figures, folder)
 
 
 def draw_hyperparameters(search: Search) -> Figure:
@@ -73,9 +78,8 @@ def draw_learning_curves(search: Search) -> Figure:
         for trial in sorted(search.trials, key=lambda trial: trial is best):  # the best on top
             if column in trial.history:
                 _curve(axes, trial.history[column].dropna(), trial, best=trial is best)
-        axes.set_xlabel("epoch")
+        whole_epochs(axes)
         axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _limit_losses(
         axes, [t.history[column] for t in search.trials if t.in_the_race and column in t.history]
     )
@@ -105,9 +109,7 @@ def draw_best_so_far(search: Search) -> Figure:
 
 
 def _figure(search: Search, what: str, *, size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"{search.name}: {what} ({len(search.trials)} trials)", fontsize=11)
-    return figure
+    return new_figure(f"{search.name}: {what} ({len(search.trials)} trials)", size=size)
 
 
 def _best(search: Search) -> Trial | None:

@@ -113,6 +113,18 @@ class Head(nn.Module):
             return (hidden_TLD.float().mean(dim=1),)
         return (hidden_TLD[:, -1].float(),)
 
+    def adapter_norms(
+        self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Norms of the adapter's output by layer, summed over the tokens read: float64 [L].
+
+        None for a head without adapters.
+        """
+        if not isinstance(self.features, AdapterPooler):
+            return None
+        read_TLD, _ = self.tokens_read(hidden_TLD, lengths_B)
+        return self.features.output_norms(read_TLD).double().sum(dim=0)
+
     def dropout_state(self) -> dict[str, torch.Tensor]:
         """States of the dropout's generators by device, to go on with the same draws."""
         return {str(device): g.get_state() for device, g in self._generators.items()}

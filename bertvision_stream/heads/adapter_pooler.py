@@ -40,6 +40,10 @@ class AdapterPooler(nn.Module):
         """Hidden states [T, L, D] to parts in fp32: adapters [T, L * A], and the skip [T, D]."""
         return adapt(hidden_TLD, self.weight, self.bias).flatten(1), *self.skip_part(hidden_TLD)
 
+    def output_norms(self, hidden_TLD: torch.Tensor) -> torch.Tensor:
+        """Euclidean norm of each token's adapter output, by layer: [T, L] in fp32."""
+        return adapt(hidden_TLD, self.weight, self.bias).norm(dim=-1)
+
     def skip_part(self, hidden_TLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What stands beside the adapters: one part [T, D] in fp32, or no part."""
         if self.mix is not None:

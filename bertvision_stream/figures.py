@@ -1,0 +1,37 @@
+"""What all plots have in common: colours, figures without a display, files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+BLUE, GREY, ORANGE, RED, YELLOW = "#2a6f97", "#93a1ad", "#e09f3e", "#c1121f", "#f2b705"
+
+DOTS_PER_INCH = 130
+
+
+def new_figure(title: str, *, size: tuple[float, float]) -> Figure:
+    """An empty figure of `size` inches, with a title above all panels."""
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def whole_epochs(axes: Axes) -> None:
+    """Labels an x axis of epochs, at whole numbers only."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Writes `NAME.png` for each figure into `folder`, which is made; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, figure in figures.items():
+        files.append(folder / f"{name}.png")
+        figure.savefig(files[-1], dpi=DOTS_PER_INCH)
+    return files
