@@ -111,7 +111,7 @@ def read_rows(files: Sequence[Path], *, text_columns: Sequence[str], label_colum
     """
     parts = []
     for path in files:
-        table = _read_table(path, text_columns, label_column)
+        table = read_table(path, text_columns, label_column)
         class_names = _class_names(table.schema, label_column)
         parts.append(rows_from_table(table, str(path), text_columns, label_column, class_names))
     source = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
@@ -174,7 +174,12 @@ def row_numbers(is_bad: np.ndarray) -> str:
     return f"{len(rows)} row{'s' if len(rows) > 1 else ''} ({listing(rows)}; the first row is 1)"
 
 
-def _read_table(path: Path, text_columns: Sequence[str], label_column: str) -> pa.Table:
+def read_table(path: Path, text_columns: Sequence[str], label_column: str) -> pa.Table:
+    """The wanted columns of a file, and perhaps others.
+
+    Raises:
+        DataError: It cannot be read, or lacks a column.
+    """
     import pyarrow as pa
     from pyarrow import csv, parquet
 

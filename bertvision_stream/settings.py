@@ -36,6 +36,7 @@ from bertvision_stream.setting_types import (
     TaskChoice,
     refuse,
 )
+from bertvision_stream.span_settings import MAX_DEFAULT_STRIDE, span_misfits
 from bertvision_stream.tasks import GLUE_TASKS, TASKS, Task
 
 _LATER_MODES = ("predict", "plan")  # Planned: delete an entry when it arrives.
@@ -103,11 +104,13 @@ class Settings(Group):
         task = TASKS.get(name, _CUSTOM)
         backbone = self.backbone.name or ("minilm" if name == "demo" else "bert-base-uncased")
         finetune_lr = _MINILM_LR if backbone == "minilm" else task.finetune_lr
+        max_length = self.data.max_length or task.max_length
         searching = self.mode == "search"
         defaults: dict[str, dict[str, Any]] = {
             "backbone": {"name": backbone},
             "data": {
-                "max_length": task.max_length,
+                "max_length": max_length,
+                "stride": min(MAX_DEFAULT_STRIDE, max_length // 3) if task.per_token else None,
                 "train_fraction": task.search_fraction if searching else 1.0,
             },
             "finetune": {"lr": finetune_lr, "batch_size": task.batch_size},
@@ -120,8 +123,11 @@ class Settings(Group):
                     values[group][key] = default
         space, _ = self._space(finetune_lr) if searching else ({}, [])
         values["search"]["space"] = {key: dimension.written for key, dimension in space.items()}
+        # What was for the other tasks of a list.
         if name == "demo":
-            values["data"]["path"] = None  # It was for the other tasks of a list.
+            values["data"]["path"] = None
+        if not task.per_token:
+            values["data"]["stride"] = None
         return TaskSettings.model_validate(values)
 
     def after_search(self, name: str) -> TaskSettings:
@@ -155,6 +161,7 @@ class Settings(Group):
                 *self._not_here_yet(),
                 *self._data_misfits(),
                 *self._idle_keys(),
+                *span_misfits(self.tasks, self.data, self.head, self.search),
                 *self._search_misfits(),
             ]
         )

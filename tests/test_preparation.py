@@ -27,6 +27,7 @@ from bertvision_stream.preparation import (
     resume_facts,
     tokenize_splits,
 )
+from bertvision_stream.settings import ResolvedData
 from bertvision_stream.tasks import TASKS
 
 MIB = 2**20
@@ -37,17 +38,22 @@ def split_of(name: str, *texts: str) -> Split:
     return Split(name=name, texts=[(text,) for text in texts], labels=labels)
 
 
+def limit(max_length: int) -> ResolvedData:
+    return task_settings("cola", f"data.max_length={max_length}").data
+
+
 def test_splits_are_tokenized_and_counted():
     data = TaskData(
         TASKS["cola"], split_of(TRAIN, "w1 w2", "w3"), (split_of("dev", "w1 " * 9),), ()
     )
     said: list[str] = []
-    stores = tokenize_splits(data, tiny_tokenizer(), 5, tiny_classifier().config, said.append)
+    config = tiny_classifier().config
+    stores = tokenize_splits(data, tiny_tokenizer(), limit(8), config, said.append)
     assert {name: store.lengths.tolist() for name, store in stores.items()} == {
         TRAIN: [4, 3],
-        "dev": [5],
+        "dev": [8],
     }
-    assert said == ["train: 2 examples, 7 tokens", "dev: 1 examples, 5 tokens; 1 were cut to 5"]
+    assert said == ["train: 2 examples, 7 tokens", "dev: 1 examples, 8 tokens; 1 were cut to 8"]
 
 
 def test_examples_longer_than_the_positions_of_the_backbone():
@@ -55,8 +61,8 @@ def test_examples_longer_than_the_positions_of_the_backbone():
     config = tiny_classifier(max_position_embeddings=32).config
     expected = "data.max_length=33 is more than the 32 positions of the backbone"
     with pytest.raises(ConfigError, match=f"^{expected}$"):
-        tokenize_splits(data, tiny_tokenizer(), 33, config, print)
-    assert TRAIN in tokenize_splits(data, tiny_tokenizer(), 32, config, lambda said: None)
+        tokenize_splits(data, tiny_tokenizer(), limit(33), config, print)
+    assert TRAIN in tokenize_splits(data, tiny_tokenizer(), limit(32), config, lambda said: None)
 
 
 def stores_of(num_train: int = 200, longest: int = 90) -> dict[str, TokenStore]:

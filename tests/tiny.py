@@ -133,10 +133,11 @@ class RandomExtractor:
     on its split and row alone: tests look them up without any block.
     """
 
-    def __init__(self, corpus: Corpus, *, codec: Codec = "fp32", num_logits: int = 2):
+    def __init__(self, corpus: Corpus, *, codec: Codec = "fp32", num_logits: int | None = None):
         self.corpus = corpus
         self.codec = codec
-        self.num_logits = num_logits
+        is_regression = corpus.stores[TRAIN].labels.dtype.kind == "f"
+        self.num_logits = num_logits or (1 if is_regression else 2)
 
     def hidden(self, split: str, row: int) -> torch.Tensor:
         """fp32 [S, L, D] of one example."""
