@@ -6,7 +6,6 @@ error report share.
 
 from __future__ import annotations
 
-from textwrap import fill
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -20,8 +19,8 @@ TASK_NAMES = (*TASKS, "custom")
 """What `task=` accepts, besides `glue` for all of GLUE."""
 
 _TASKS_IN_WORDS = (
-    fill("one of " + ", ".join(TASK_NAMES) + ";", width=75)
-    + "\nglue for the nine tasks of GLUE; or a list such as [cola,rte]"
+    f"one of {', '.join(TASK_NAMES)};\n"
+    "glue for the nine tasks of GLUE; or a list such as [cola,rte]"
 )
 
 

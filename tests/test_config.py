@@ -259,8 +259,8 @@ def test_the_whole_report():
       Did you mean train.epochs?
 
   task=colla
-      no such task; must be one of demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli,
-      squad_v2, custom;
+      no such task; must be one of demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, \
+squad_v2, custom;
       glue for the nine tasks of GLUE; or a list such as [cola,rte]
       Did you mean cola?
 

@@ -148,8 +148,8 @@ def tokenize_windows(
         for encoding in encoded.encodings:
             window_ids = np.array(encoding.ids, dtype=np.int32)
             context = _context_range(encoding)
-            span = np.zeros((len(window_ids), 2), dtype=np.int32)
-            span[slice(*context)] = encoding.offsets[slice(*context)]
+            span = np.array(encoding.offsets, dtype=np.int32)
+            span[: context[0]] = span[context[1] :] = 0
             ids.append(window_ids)
             type_ids.append(np.array(encoding.type_ids, dtype=np.uint8))
             chars.append(span)
