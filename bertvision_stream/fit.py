@@ -1,7 +1,7 @@
 """Fit one head: the training step, the schedule, evaluation, early stopping."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from bertvision_stream.batches import Batch
 from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.data import TokenStore
 from bertvision_stream.heads import Head
-from bertvision_stream.heads.stacked import stacked_logits
+from bertvision_stream.heads.stacked import num_together, stacked_logits
 from bertvision_stream.objectives import Objective
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.settings import ResolvedTrain
@@ -244,11 +244,12 @@ def train_together(fits: Sequence[HeadFit], batch: Batch) -> None:
     """
     for fit in fits:
         fit.begin_step()
-    all_logits = stacked_logits([fit.head for fit in fits], batch.hidden_TLD, batch.lengths_B)
-    losses = [fit.loss(logits, batch) for fit, logits in zip(fits, all_logits, strict=True)]
-    torch.autograd.backward(losses)  # none depends on the parameters of another
-    for fit, loss in zip(fits, losses, strict=True):
-        fit.end_step(loss, len(batch.labels_B))
+    for part in _parts(fits, batch):
+        all_logits = stacked_logits([fit.head for fit in part], batch.hidden_TLD, batch.lengths_B)
+        losses = [fit.loss(logits, batch) for fit, logits in zip(part, all_logits, strict=True)]
+        torch.autograd.backward(losses)  # none depends on the parameters of another
+        for fit, loss in zip(part, losses, strict=True):
+            fit.end_step(loss, len(batch.labels_B))
 
 
 @torch.no_grad()
@@ -265,9 +266,16 @@ def evaluate_together(
     """
     for fit in fits:
         fit.head.eval()
-    all_logits = stacked_logits([fit.head for fit in fits], batch.hidden_TLD, batch.lengths_B)
-    for fit, logits in zip(fits, all_logits, strict=True):
-        fit.keep_logits(split, example_ids, logits)
+    for part in _parts(fits, batch):
+        all_logits = stacked_logits([fit.head for fit in part], batch.hidden_TLD, batch.lengths_B)
+        for fit, logits in zip(part, all_logits, strict=True):
+            fit.keep_logits(split, example_ids, logits)
+
+
+def _parts(fits: Sequence[HeadFit], batch: Batch) -> Iterator[Sequence[HeadFit]]:
+    """As many at a time as there is room for."""
+    size = num_together(fits[0].head, len(batch.hidden_TLD))
+    return (fits[first : first + size] for first in range(0, len(fits), size))
 
 
 def learning_rate(settings: ResolvedTrain, step: int, total_steps: int) -> float:

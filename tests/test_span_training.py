@@ -415,6 +415,22 @@ def test_training_goes_on_from_a_file_bit_for_bit(tmp_path: Path, stack: str):
     assert [len(results[name].history) for name in ("default", "mix")] == [3, 3]
 
 
+def test_heads_that_would_fill_memory_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    extractor = SpanExtractor(make_corpus())
+    found = []
+    for stack, most in (("false", 2**26), ("true", 1), ("true", 2**26)):
+        monkeypatch.setattr("bertvision_stream.heads.stacked.MAX_FEATURES", most)
+        heads = {str(i): settings_of(seed=i, **{"train.stack_heads": stack}) for i in range(3)}
+        training = make_training(extractor.corpus, SQUAD, heads, SHAPE, device=CPU)
+        run_epoch(training, extractor.extract)
+        found.append(training.results())
+    one_by_one, bounded, together = found
+    for name, result in one_by_one.items():
+        assert bounded[name].history == result.history
+        assert together[name].history != result.history  # but for rounding
+        assert together[name].history[0].loss == pytest.approx(result.history[0].loss, rel=1e-4)
+
+
 def test_a_corpus_is_another_with_other_gold_answers():
     corpus = make_corpus()
     store = corpus.stores["validation"]

@@ -89,7 +89,8 @@ class Head(nn.Module):
         else:
             pool_name = "cls" if self.first_token_only else pool
             self.pool = make_pool(pool_name, widths, shape.max_length)
-        self.output = nn.Linear(positions * sum(widths), shape.num_outputs)
+        self.token_width = sum(widths)  # features of a token
+        self.output = nn.Linear(positions * self.token_width, shape.num_outputs)
 
     @property
     def mix(self) -> ScalarMix | None:

@@ -16,6 +16,15 @@ from bertvision_stream.heads.stacked_parts import AdapterStack, SkipStack
 
 Parts = Sequence[AdapterStack | SkipStack]
 
+# Features of all tokens that heads are computed with at once: 64 Mi are 256 MiB in fp32, and about
+# five times that with gradients. More at once are no faster, and long windows would fill memory.
+MAX_FEATURES = 2**26
+
+
+def num_together(head: Head, num_tokens: int) -> int:
+    """How many heads like this one are computed together on a batch of so many tokens."""
+    return max(1, MAX_FEATURES // max(head.token_width * num_tokens, 1))
+
 
 def stacked_logits(
     heads: Sequence[Head], hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
