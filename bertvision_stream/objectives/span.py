@@ -50,14 +50,19 @@ class SpanObjective(Objective):
         return {name: means[name] for name in self.task.metrics}
 
     def all_metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
-        """Metrics without a threshold, and with the one that has the highest F1 on these rows.
+        """Metrics of all questions, `<metric>_answerable` and `<metric>_unanswerable`.
 
-        The latter are called `<metric>_tuned`, and the threshold `threshold_tuned`.
+        At threshold 0; then, as `<metric>_tuned`, at the one that has the highest F1 on these very
+        questions, which is called `threshold_tuned`; and `<metric>_always`, where an answer is
+        given to every question.
         """
         scored = _scored(scores, store)
         tuned = scored.best_threshold()
-        at_tuned = {f"{name}_tuned": value for name, value in scored.metrics(tuned).items()}
-        return scored.metrics(THRESHOLD) | at_tuned | {"threshold_tuned": tuned}
+        metrics = scored.metrics(THRESHOLD)
+        for suffix, threshold in (("tuned", tuned), ("always", np.inf)):
+            at_it = scored.metrics(threshold).items()
+            metrics |= {f"{name}_{suffix}": value for name, value in at_it}
+        return metrics | {"threshold_tuned": tuned}
 
     def write_predictions(
         self, folder: Path, split: Split, store: TokenStore, contestants: Contestants

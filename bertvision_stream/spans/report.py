@@ -1,4 +1,4 @@
-"""The second table of a report on SQuAD: both kinds of question, at both thresholds."""
+"""The second table of a report on SQuAD: both kinds of question, at three thresholds."""
 
 from __future__ import annotations
 
@@ -9,31 +9,39 @@ from bertvision_stream.results import RunReport, SplitResult
 TITLE = "Questions with and without an answer"
 NOTE = (
     "No answer is predicted where it scores higher than the best span by more than the threshold. "
-    "tuned: the threshold with the highest F1 on these very questions, which flatters a little."
+    "tuned: the threshold with the highest F1 on these very questions, which flatters a little. "
+    "always: an answer is predicted for every question."
 )
 
-_KINDS = (("all", ""), ("answerable", "_answerable"), ("unanswerable", "_unanswerable"))
+# Where nothing is or should be answered, exact match and F1 are one.
+_COLUMNS = (
+    ("all", "exact", "exact"),
+    ("", "f1", "f1"),
+    ("answerable", "exact", "exact_answerable"),
+    ("", "f1", "f1_answerable"),
+    ("unanswerable", "exact", "exact_unanswerable"),
+)
 
 
 def threshold_table(report: RunReport) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Header and rows: each contestant on each split, at threshold 0 and at the tuned one."""
-    header = [("", ""), ("", "threshold")]
-    header += [(kind, metric) for kind, _ in _KINDS for metric in report.task.metrics]
+    """Header and rows: each contestant on each split, at each threshold."""
+    header = [("", ""), ("", "threshold"), *(column[:2] for column in _COLUMNS)]
     return header, [row for split in report.splits for row in _rows(report, split)]
 
 
 def _rows(report: RunReport, split: SplitResult) -> Iterator[list[str]]:
     contestants = {
         "BERT": split.bert,
-        f"{report.head.kind} head": split.head,
+        "head": split.head,
         f"ensemble ({report.ensemble})": split.ensemble,
     }
     for name, scores in contestants.items():
-        yield [name, "0", *_values(report, scores, "")]
-        tuned = f"{scores['threshold_tuned']:.2f}"
-        yield [f"{name}, tuned", tuned, *_values(report, scores, "_tuned")]
+        yield [name, "0", *_values(scores, "")]
+        tuned = f"{scores['threshold_tuned']:.2f} (tuned)"
+        yield [name, tuned, *_values(scores, "_tuned")]
+        yield [name, "always", *_values(scores, "_always")]
 
 
-def _values(report: RunReport, scores: Mapping[str, float], suffix: str) -> list[str]:
-    keys = [f"{metric}{kind}{suffix}" for _, kind in _KINDS for metric in report.task.metrics]
+def _values(scores: Mapping[str, float], suffix: str) -> list[str]:
+    keys = [f"{key}{suffix}" for _, _, key in _COLUMNS]
     return [f"{scores[key]:.4f}" if key in scores else "-" for key in keys]
