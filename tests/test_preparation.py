@@ -109,6 +109,39 @@ def test_block_sizes_that_suit_rows_and_memory(
     assert block_tokens_of(*overrides, **stores) == expected
 
 
+def test_windows_of_a_large_bert_stream_within_a_small_budget():
+    """A window of 384 tokens, 25 layers and 1,024 numbers takes 19 MiB; two need 38."""
+    lengths = np.full(100, 384)
+    stores = {split: token_store(lengths, np.zeros((100, 2), np.int64)) for split in (TRAIN, "dev")}
+    block_format = BlockFormat(25, 1024, 2, "bf16", per_token=True)
+    window_bytes = block_format.block_bytes(384, 1)
+    assert window_bytes == 384 * (25 * 1024 * 2 + 2 * 4)
+    for budget, in_block in ((2 * window_bytes, 384), (45 * MIB, 460), (64 * MIB, 512)):
+        settings = task_settings("cola", f"stream.budget={budget}")
+        block_tokens = choose_block_tokens(
+            settings, stores, block_format, store_bytes=2**32, num_extractors=2, on_gpu=False
+        )
+        assert block_tokens == in_block
+        corpus = Corpus.pack(stores, block_tokens=block_tokens, seed=0)
+        assert {b.num_examples for blocks in corpus.blocks.values() for b in blocks} == {1}
+        sizes = {
+            block.key: block_format.block_bytes(block.num_tokens, block.num_examples)
+            for blocks in corpus.blocks.values()
+            for block in blocks
+        }
+        plan_budget(
+            sizes,
+            corpus.validation_keys,
+            num_train=100,
+            seed=0,
+            budget=budget,
+            cache=0,
+            store_bytes=2**32,
+            num_nodes=1,
+            num_extractors=2,
+        )
+
+
 def plan_of(*, cache: int, num_epochs: int = 5) -> StreamPlan:
     """60 blocks of 1 MiB and 200 tokens."""
     validation = tuple(BlockKey("dev", i) for i in range(10))
