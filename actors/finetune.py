@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from bertvision_stream.devices import pick_dtype
 from bertvision_stream.errors import StreamError
 from bertvision_stream.extract import validation_logits
 from bertvision_stream.finetune import FinetuneOptions, StepReport, finetune, num_steps
+from bertvision_stream.objectives import Objective
 
 # For workers on a CPU, where a step is many short parallel loops and large short-lived gradients.
 WORKER_ENVIRONMENT = TORCH_ENVIRONMENT | {
@@ -41,7 +42,7 @@ WORKER_ENVIRONMENT = TORCH_ENVIRONMENT | {
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """A fine-tuned classifier and its validation logits by split, float32 [N, C]."""
+    """A fine-tuned classifier and its validation logits by split, float32 [R, C]."""
 
     weights: BackboneWeights
     logits: dict[str, np.ndarray]
@@ -51,6 +52,7 @@ class FinetuneResult:
 def run_finetune(
     weights: BackboneWeights,
     corpus: Corpus,
+    objective: Objective,
     options: FinetuneOptions,
     *,
     num_workers: int,
@@ -74,6 +76,7 @@ def run_finetune(
             train_loop_config={
                 "weights": ray.put(weights),
                 "corpus": ray.put(corpus),
+                "objective": objective,
                 "options": options,
                 "num_threads": cpus_per_worker,
                 "show_progress": show_progress,
@@ -97,9 +100,7 @@ def run_finetune(
             arrays, logits = fitted.return_value
         except ray.train.TrainingFailedError as error:
             raise StreamError(f"fine-tuning failed: {_cause(error)}") from error
-    return FinetuneResult(
-        BackboneWeights(weights.config, arrays), logits, time.perf_counter() - start
-    )
+    return FinetuneResult(replace(weights, arrays=arrays), logits, time.perf_counter() - start)
 
 
 class _QuietTrainer(TorchTrainer):
@@ -163,4 +164,5 @@ def _worker(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str,
     arrays = BackboneWeights.of(model.cpu()).arrays
     arrays = {name: array.copy() for name, array in arrays.items()}  # the cast below is in place
     dtype = pick_dtype(options.dtype, device)
-    return arrays, validation_logits(Backbone(model, device=device, dtype=dtype), corpus)
+    backbone = Backbone(model, device=device, dtype=dtype)
+    return arrays, validation_logits(backbone, corpus, config["objective"])

@@ -97,14 +97,16 @@ def prepare_job(
     tokenizer = load_tokenizer(source, settings.backbone.revision)
     config = load_config(source, settings.backbone.revision)
     num_layers, hidden_size = hidden_shape(config)
-    stores = tokenize_splits(data, tokenizer, settings.data.max_length, config, say)
+    stores = tokenize_splits(data, tokenizer, settings.data, config, say)
     connect(settings.ray.address)
     cluster = cluster_resources()
     placement = place(cluster, settings)
+    task = data.task
     block_format = BlockFormat(
-        num_layers, hidden_size, data.task.num_labels, settings.extract.codec
+        num_layers, hidden_size, task.num_labels, settings.extract.codec, task.per_token
     )
-    resident_bytes = weight_bytes(config) + sum(store.nbytes for store in stores.values())
+    weights_bytes = weight_bytes(config, per_token=task.per_token)
+    resident_bytes = weights_bytes + sum(store.nbytes for store in stores.values())
     store_bytes = cluster.store_room(resident_bytes)
     if block_tokens is None:
         block_tokens = choose_block_tokens(
@@ -126,7 +128,7 @@ def prepare_job(
     )
     backbone = prepare_backbone(
         settings,
-        data.task,
+        task,
         corpus,
         tokenizer,
         source,
@@ -135,7 +137,9 @@ def prepare_job(
         show_progress=show_progress,
         say=say,
     )
-    shape = HeadShape(num_layers, hidden_size, data.task.num_labels, settings.data.max_length)
+    shape = HeadShape(
+        num_layers, hidden_size, task.num_labels, settings.data.max_length, task.per_token
+    )
     return Job(
         settings=settings,
         data=data,

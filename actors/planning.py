@@ -55,15 +55,17 @@ def make_plan(
     """
     config = backbone.config(settings.backbone.revision)
     tokenizer = load_tokenizer(backbone.tokenizer_source, settings.backbone.revision)
-    stores = tokenize_splits(data, tokenizer, settings.data.max_length, config, say)
+    stores = tokenize_splits(data, tokenizer, settings.data, config, say)
     num_layers, hidden_size = hidden_shape(config)
     cluster = _planned_cluster(settings)
     here = settings.plan.extractors == "auto"
     placement = place(cluster, settings) if here else _given(settings)
-    resident_bytes = weight_bytes(config) + sum(store.nbytes for store in stores.values())
+    task = data.task
+    weights_bytes = weight_bytes(config, per_token=task.per_token)
+    resident_bytes = weights_bytes + sum(store.nbytes for store in stores.values())
     store_room = cluster.store_room(resident_bytes)
     block_format = BlockFormat(
-        num_layers, hidden_size, data.task.num_labels, settings.extract.codec
+        num_layers, hidden_size, task.num_labels, settings.extract.codec, task.per_token
     )
     others = [codec for codec in get_args(Codec) if codec != settings.extract.codec]
     stream_plan, chosen = _codec_plan(
@@ -89,8 +91,10 @@ def make_plan(
         calibration = calibrate(
             config,
             stores[TRAIN],
-            data.task,
-            HeadShape(num_layers, hidden_size, data.task.num_labels, settings.data.max_length),
+            task,
+            HeadShape(
+                num_layers, hidden_size, task.num_labels, settings.data.max_length, task.per_token
+            ),
             settings,
             device=torch.device("cuda" if placement.extractor_gpus and _gpu_here() else "cpu"),
             num_threads=placement.extractor_threads,
@@ -103,7 +107,7 @@ def make_plan(
     num_examples = sum(store.num_examples for store in stores.values())
     adapter = settings.head.kind == "adapter_pooler"
     return RunPlan(
-        task=data.task.name,
+        task=task.name,
         backbone=settings.backbone.name,
         num_layers=num_layers,
         hidden_size=hidden_size,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from actors.cluster import ClusterResources
@@ -14,8 +13,8 @@ from bertvision_stream.backbone import BackboneWeights, load_classifier, set_out
 from bertvision_stream.blocks import TRAIN
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.errors import ConfigError
-from bertvision_stream.evaluate import compute_metrics, scores_from_logits
 from bertvision_stream.finetune import FinetuneOptions, content_hash
+from bertvision_stream.objectives import make_objective
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
 from bertvision_stream.units import format_seconds
@@ -83,17 +82,20 @@ def prepare_backbone(
         seed=settings.seed,
         dtype=settings.backbone.dtype,
     )
+    objective = make_objective(task)
     model, has_classifier = load_classifier(
         source,
         num_labels=task.num_labels,
         label_names=task.label_names,
+        per_token=task.per_token,
         revision=settings.backbone.revision,
         seed=settings.seed,
     )
     if options.epochs == 0:
         return PreparedBackbone(BackboneWeights.of(model), None, 0.0, False, has_classifier, {})
-    if task.kind == "regression" and not has_classifier:
-        set_output_bias(model, float(corpus.stores[TRAIN].labels.mean()))
+    bias = objective.initial_bias(corpus.stores[TRAIN].labels)
+    if bias is not None and not has_classifier:
+        set_output_bias(model, bias)
     num_workers = settings.finetune.num_workers
     commit = getattr(model.config, "_commit_hash", None)
     key = content_hash(
@@ -109,7 +111,10 @@ def prepare_backbone(
     if record is not None:
         say(f"fine-tuning: found again in {folder}")
         model, _ = load_classifier(
-            str(folder), num_labels=task.num_labels, label_names=task.label_names
+            str(folder),
+            num_labels=task.num_labels,
+            label_names=task.label_names,
+            per_token=task.per_token,
         )
         return PreparedBackbone(
             BackboneWeights.of(model), folder, 0.0, True, True, record["validation"]
@@ -124,13 +129,14 @@ def prepare_backbone(
     result = run_finetune(
         BackboneWeights.of(model),
         corpus,
+        objective,
         options,
         num_workers=num_workers,
         cpus_per_worker=1 if use_gpu else max(1, cluster.num_cpus // num_workers),
         use_gpu=use_gpu,
         show_progress=show_progress,
     )
-    scores = _scores(task, corpus, result.logits)
+    scores = objective.metrics_by_split(result.logits, corpus.stores)
     record = {
         "task": task.name,
         "backbone": settings.backbone.name,
@@ -145,14 +151,3 @@ def prepare_backbone(
     finetuned.save(folder, result.weights, tokenizer, record)
     say(f"fine-tuned in {format_seconds(result.seconds)}: {folder}")
     return PreparedBackbone(result.weights, folder, result.seconds, False, True, scores)
-
-
-def _scores(
-    task: Task, corpus: Corpus, logits: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, float]]:
-    return {
-        split: compute_metrics(
-            scores_from_logits(logits[split], task.kind), corpus.stores[split].labels, task.metrics
-        )
-        for split in corpus.validation_splits
-    }

@@ -3,11 +3,10 @@
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from actors.cluster import StoreStats
@@ -17,12 +16,12 @@ from bertvision_stream import __version__
 from bertvision_stream.blocks import TRAIN
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.cost_model import dump_bytes
-from bertvision_stream.data import TaskData
+from bertvision_stream.data import Split, TaskData
 from bertvision_stream.errors import StreamError
-from bertvision_stream.evaluate import compute_metrics, ensemble, scores_from_logits
 from bertvision_stream.export import export_model
 from bertvision_stream.fit import HeadResult
 from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.objectives import Contestants, Objective, make_objective
 from bertvision_stream.plan import StreamPlan
 from bertvision_stream.report import render_markdown
 from bertvision_stream.results import (
@@ -36,22 +35,12 @@ from bertvision_stream.results import (
     TrainSummary,
     metrics_json,
     write_json,
-    write_predictions,
     write_text,
     writing,
 )
 from bertvision_stream.run_folder import dotted
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.units import format_bytes, format_seconds
-
-
-@dataclass(frozen=True)
-class Contestants:
-    """Scores of the three on one split, float64 [N, C] or [N]."""
-
-    bert: np.ndarray
-    head: np.ndarray
-    ensemble: np.ndarray
 
 
 def write_results(
@@ -77,27 +66,22 @@ def write_results(
     head = outcome.heads["head"]
     if head.failure:
         raise StreamError(f"the head was stopped: {head.failure}")
+    objective = make_objective(data.task)
     contestants = {
-        split.name: _contestants(
-            outcome.bert_logits[split.name], head.logits[split.name], settings, data
-        )
+        split.name: _contestants(split.name, objective, outcome, head, settings, corpus)
         for split in data.validation
     }
+    splits = tuple(
+        _split_result(split, contestants[split.name], objective, corpus)
+        for split in data.validation
+    )
     report = _report(
-        settings, data, corpus, plan, backbone, shape, outcome, head, contestants, command, start
+        settings, data, corpus, plan, backbone, shape, outcome, head, splits, command, start
     )
     report = replace(report, search=search, notes=(*report.notes, *_search_notes(search)))
     for split in data.validation:
-        scores = contestants[split.name]
-        write_predictions(
-            folder / f"predictions_{split.name}.jsonl",
-            task=data.task,
-            split=split,
-            bert=scores.bert,
-            head=scores.head,
-            ensemble=scores.ensemble,
-            tokens=corpus.stores[split.name].lengths,
-        )
+        store = corpus.stores[split.name]
+        objective.write_predictions(folder, split, store, contestants[split.name])
     export_model(
         folder / "model",
         head=head.state,
@@ -167,11 +151,18 @@ def _with_stages(
 
 
 def _contestants(
-    bert_logits: np.ndarray, head_logits: np.ndarray, settings: TaskSettings, data: TaskData
+    split: str,
+    objective: Objective,
+    outcome: StreamOutcome,
+    head: HeadResult,
+    settings: TaskSettings,
+    corpus: Corpus,
 ) -> Contestants:
-    kind = data.task.kind
-    bert, head = scores_from_logits(bert_logits, kind), scores_from_logits(head_logits, kind)
-    return Contestants(bert, head, ensemble(bert, head, settings.evaluate.ensemble, kind))
+    bert_scores = objective.scores(outcome.bert_logits[split])
+    head_scores = objective.scores(head.logits[split])
+    method = settings.evaluate.ensemble
+    both = objective.ensemble(bert_scores, head_scores, method, corpus.stores[split])
+    return Contestants(bert_scores, head_scores, both)
 
 
 def _report(
@@ -183,7 +174,7 @@ def _report(
     shape: HeadShape,
     outcome: StreamOutcome,
     head: HeadResult,
-    contestants: Mapping[str, Contestants],
+    splits: tuple[SplitResult, ...],
     command: str,
     start: float,
 ) -> RunReport:
@@ -215,14 +206,14 @@ def _report(
             mix_gamma=mix.gamma.item() if mix else None,
             adapter_shares=head.adapter_shares,
         ),
-        splits=tuple(_split_result(split.name, contestants, data) for split in data.validation),
+        splits=splits,
         finetune=FinetuneSummary(
             epochs=settings.finetune.epochs,
             parameters=backbone.num_parameters if finetuned else 0,
             reused=backbone.reused,
         ),
         train=TrainSummary(
-            examples=train.num_examples,
+            examples=len(data.train),
             tokens=train.num_tokens,
             history=head.history,
             planned_epochs=settings.train.epochs,
@@ -262,13 +253,14 @@ def _report(
     )
 
 
-def _split_result(name: str, contestants: Mapping[str, Contestants], data: TaskData) -> SplitResult:
-    labels = next(split.labels for split in data.validation if split.name == name)
-    bert, head, both = (
-        compute_metrics(scores, labels, data.task.metrics)
-        for scores in (contestants[name].bert, contestants[name].head, contestants[name].ensemble)
-    )
-    return SplitResult(name=name, examples=len(labels), bert=bert, head=head, ensemble=both)
+def _split_result(
+    split: Split, contestants: Contestants, objective: Objective, corpus: Corpus
+) -> SplitResult:
+    store = corpus.stores[split.name]
+    metrics = {
+        name: objective.all_metrics(scores, store) for name, scores in contestants.by_name().items()
+    }
+    return SplitResult(name=split.name, examples=len(split), **metrics)
 
 
 def _search_notes(search: SearchSummary | None) -> list[str]:

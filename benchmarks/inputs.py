@@ -18,11 +18,12 @@ from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import BlockFormat
 from bertvision_stream.config import load_settings
 from bertvision_stream.corpus import Corpus
-from bertvision_stream.data import TaskData, load_task_data, tokenize
+from bertvision_stream.data import TaskData, load_task_data
 from bertvision_stream.devices import pick_dtype
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.heads import HeadShape
 from bertvision_stream.plan import StreamPlan
+from bertvision_stream.preparation import tokens_of
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.sources import locate
 
@@ -61,17 +62,20 @@ def load_inputs(keys: Sequence[str], *, block_tokens: int = 2048) -> Inputs:
     source = locate(settings.backbone.name)
     tokenizer = load_tokenizer(source)
     splits = (data.train, *data.validation)
-    stores = {s.name: tokenize(s, tokenizer, settings.data.max_length) for s in splits}
-    model, _ = load_classifier(source, num_labels=data.task.num_labels, seed=settings.seed)
+    stores = {s.name: tokens_of(s, tokenizer, settings.data) for s in splits}
+    num_labels, per_token = data.task.num_labels, data.task.per_token
+    model, _ = load_classifier(
+        source, num_labels=num_labels, per_token=per_token, seed=settings.seed
+    )
     num_layers, hidden_size = hidden_shape(model.config)
-    num_labels = data.task.num_labels
+    codec = settings.extract.codec
     return Inputs(
         settings=settings,
         data=data,
         corpus=Corpus.pack(stores, block_tokens=block_tokens, seed=settings.seed),
         weights=BackboneWeights.of(model),
-        shape=HeadShape(num_layers, hidden_size, num_labels, settings.data.max_length),
-        block_format=BlockFormat(num_layers, hidden_size, num_labels, settings.extract.codec),
+        shape=HeadShape(num_layers, hidden_size, num_labels, settings.data.max_length, per_token),
+        block_format=BlockFormat(num_layers, hidden_size, num_labels, codec, per_token),
     )
 
 

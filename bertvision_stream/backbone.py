@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -64,15 +65,19 @@ def load_classifier(
     num_labels: int,
     label_names: tuple[str, ...] = (),
     revision: str | None = None,
+    per_token: bool = False,
     seed: int = 0,
 ) -> tuple[PreTrainedModel, bool]:
     """An encoder with a classification layer, in fp32 on the CPU.
+
+    Where answers are spans, that layer is the question-answering one: two logits a token.
 
     Args:
         source: What `locate` returned.
         num_labels: Outputs of the classification layer; 1 means regression.
         label_names: Names of the classes, kept in the model's configuration.
         revision: Branch, tag or commit on the hub.
+        per_token: Whether every token has logits, and not every example.
         seed: Initialises the classification layer where the source has none of that shape.
 
     Returns:
@@ -84,10 +89,10 @@ def load_classifier(
         labels["label2id"] = {label: i for i, label in enumerate(label_names)}
     with quiet(), _explained(source), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = auto_model(per_token).from_pretrained(
             source,
             num_labels=num_labels,
-            problem_type="regression" if num_labels == 1 else "single_label_classification",
+            problem_type=None if per_token else _problem_type(num_labels),
             dtype=torch.float32,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
@@ -103,6 +108,34 @@ def load_classifier(
             f"encoder's are missing or of another shape, first {encoder[0]}"
         )
     return model, not lacking
+
+
+def has_token_logits(model: PreTrainedModel) -> bool:
+    """Whether it gives every token logits (start and end of a span), and not every example."""
+    return "QuestionAnswering" in type(model).__name__
+
+
+def model_logits(output: Any, real_t: torch.Tensor | None) -> torch.Tensor:
+    """The logits in a transformers model's output, in fp32: [B, C], or [T, 2] of real tokens.
+
+    Args:
+        output: Of a padded forward pass [b, S].
+        real_t: Where the real tokens are, one padded row after another; None where all are.
+    """
+    if "logits" in output:
+        logits: torch.Tensor = output.logits
+        return logits.float()
+    logits = torch.stack([output.start_logits, output.end_logits], dim=-1).flatten(0, 1).float()
+    return logits if real_t is None else logits[real_t]
+
+
+def auto_model(per_token: bool) -> Any:
+    """The auto class of a backbone with its own last layer."""
+    return AutoModelForQuestionAnswering if per_token else AutoModelForSequenceClassification
+
+
+def _problem_type(num_labels: int) -> str:
+    return "regression" if num_labels == 1 else "single_label_classification"
 
 
 def set_output_bias(model: PreTrainedModel, value: float) -> None:
@@ -155,16 +188,17 @@ class BackboneWeights:
     Attributes:
         config: The transformers configuration as a dictionary, with `model_type`.
         arrays: The state dict, float32.
+        per_token: Whether it has a question-answering layer, and not a classification layer.
     """
 
     config: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    per_token: bool = False
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "BackboneWeights":
-        return cls(
-            model.config.to_dict(), {name: t.numpy() for name, t in model.state_dict().items()}
-        )
+        arrays = {name: t.numpy() for name, t in model.state_dict().items()}
+        return cls(model.config.to_dict(), arrays, has_token_logits(model))
 
     def fingerprint(self) -> str:
         """A hash of all weights."""
@@ -178,7 +212,7 @@ class BackboneWeights:
         """The model again; its weights are copies."""
         options = dict(self.config)
         config = AutoConfig.for_model(options.pop("model_type"), **options)
-        model = AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = auto_model(self.per_token).from_config(config)
         model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in self.arrays.items()})
         return model
 
@@ -187,7 +221,8 @@ class Backbone:
     """A frozen encoder with its own classifier, ready for packed forward passes.
 
     Args:
-        model: A transformers sequence classifier; it is moved and cast in place.
+        model: A transformers sequence classifier or question-answering model; it is moved and cast
+            in place.
         device: Where to compute.
         dtype: bf16 or fp32.
     """
@@ -198,7 +233,6 @@ class Backbone:
         self.device = device
         self.dtype = dtype
         self.num_layers, self.hidden_size = hidden_shape(model.config)
-        self.num_logits: int = model.config.num_labels or 1
         self.micro_batch_tokens = MICRO_BATCH_TOKENS[device.type]
         self._has_token_types = getattr(model.config, "type_vocab_size", 0) > 1
 
@@ -216,8 +250,8 @@ class Backbone:
             lengths_B: Tokens of each example, int64 [B], ascending.
 
         Returns:
-            Hidden states [T, L, D] in the backbone's dtype and logits [B, C] in fp32, on its
-            device.
+            Hidden states [T, L, D] in the backbone's dtype and logits in fp32, [B, C] or [T, 2],
+            on its device.
         """
         num_tokens = int(lengths_B.sum())
         hidden_TLD = torch.empty(
@@ -239,7 +273,7 @@ class Backbone:
             for layer, states_bSD in enumerate(output.hidden_states):
                 states = states_bSD.flatten(0, 1)
                 hidden_TLD[first:last, layer] = states if real_t is None else states[real_t]
-            logits.append(output.logits.float())
+            logits.append(model_logits(output, real_t))
             first = last
         return hidden_TLD, torch.cat(logits)
 
@@ -265,8 +299,8 @@ def hidden_shape(config: Any) -> tuple[int, int]:
     return config.num_hidden_layers + 1, config.hidden_size
 
 
-def weight_bytes(config: Any) -> int:
+def weight_bytes(config: Any, *, per_token: bool) -> int:
     """Bytes of a classifier's fp32 weights, known before they are loaded."""
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = auto_model(per_token).from_config(config)
     return 4 * sum(tensor.numel() for tensor in model.state_dict().values())

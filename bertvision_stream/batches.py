@@ -12,7 +12,7 @@ from bertvision_stream.corpus import packed_positions
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed examples. hidden [T, L, D] in bf16 or fp32, lengths int64 [B], labels [B]."""
+    """Packed examples: hidden [T, L, D] in bf16 or fp32, lengths [B], labels [B] or [B, 2]."""
 
     hidden_TLD: torch.Tensor
     lengths_B: torch.Tensor
@@ -25,7 +25,7 @@ class OpenBlock:
     Args:
         encoded: The block.
         lengths_B: Tokens of its examples, int64 [B].
-        labels_B: Their labels [B].
+        labels_B: Their labels, [B] or [B, 2].
         device: Where batches are wanted.
         dtype: The dtype of their hidden states.
     """

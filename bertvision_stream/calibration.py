@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from bertvision_stream.backbone import Backbone, quiet
+from bertvision_stream.backbone import Backbone, auto_model, quiet
 from bertvision_stream.blocks import TRAIN, Block, BlockKey, pack_blocks
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.corpus import Corpus
@@ -123,7 +123,7 @@ def made_up_model(config: Any, task: Task) -> PreTrainedModel:
     config.num_labels = task.num_labels
     with quiet(), no_init_weights(), torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = auto_model(task.per_token).from_config(config)
         for parameter in model.parameters():
             parameter.uniform_(-0.05, 0.05)
     return model

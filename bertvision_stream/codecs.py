@@ -29,7 +29,8 @@ class EncodedBlock:
     Attributes:
         hidden: [T, L, D]; int16 (the bits of bf16), int8 or float32.
         scales: float32 [T, L] of `int8`, otherwise an empty array.
-        logits: BERT's own logits for the block's examples, float32 [B, C].
+        logits: BERT's own logits for the block's examples, float32 [B, C]; or for its tokens, [T,
+            2], where answers are spans.
     """
 
     hidden: np.ndarray
@@ -43,12 +44,16 @@ class EncodedBlock:
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """What fixes a block's size: the backbone's shape, the codec, the number of BERT's logits."""
+    """What fixes a block's size: the backbone's shape, the codec, the number of BERT's logits.
+
+    With `per_token` every token has logits, and not every example.
+    """
 
     num_layers: int
     hidden_size: int
     num_logits: int
     codec: Codec
+    per_token: bool = False
 
     @property
     def token_bytes(self) -> int:
@@ -58,7 +63,8 @@ class BlockFormat:
 
     def block_bytes(self, num_tokens: int, num_examples: int) -> int:
         """Exact bytes of an encoded block's arrays, known before it is extracted."""
-        return num_tokens * self.token_bytes + num_examples * self.num_logits * 4
+        num_rows = num_tokens if self.per_token else num_examples
+        return num_tokens * self.token_bytes + num_rows * self.num_logits * 4
 
 
 def encode(
@@ -68,7 +74,7 @@ def encode(
 
     Returns:
         What an `EncodedBlock` holds, as tensors: hidden [T, L, D], scales [T, L] or [0], logits [B,
-        C].
+        C] or [T, 2].
     """
     scales = torch.empty(0, device=hidden_TLD.device)
     if codec == "int8":

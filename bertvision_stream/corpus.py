@@ -45,7 +45,7 @@ class Corpus:
         """A hash of all tokens, labels and blocks: what a resumed run must find unchanged."""
         digest = hashlib.sha256(repr((self.seed, list(self.stores))).encode())
         for store in self.stores.values():
-            for array in (store.input_ids, store.token_type_ids, store.offsets, store.labels):
+            for array in store.arrays:
                 digest.update(np.ascontiguousarray(array).tobytes())
         for blocks in self.blocks.values():
             for block in blocks:

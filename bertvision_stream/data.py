@@ -16,6 +16,7 @@ from bertvision_stream.custom_data import load_custom
 from bertvision_stream.errors import DataError
 from bertvision_stream.glue_data import load_glue
 from bertvision_stream.rows import RawData, Rows, listing, row_numbers
+from bertvision_stream.spans.questions import Questions, load_squad
 from bertvision_stream.tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -34,12 +35,15 @@ class Split:
     Attributes:
         name: Such as `train` or `validation_matched`.
         texts: `N` tuples of one or two strings, as they were found.
-        labels: `[N]`; int64 class ids, or float32 for regression.
+        labels: `[N]`; int64 class ids, or float32 for regression; of questions, whether they have
+            an answer.
+        questions: Ids and gold answers, where the task's answers are spans.
     """
 
     name: str
     texts: list[tuple[str, ...]]
     labels: np.ndarray
+    questions: Questions | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -63,7 +67,7 @@ class TokenStore:
         input_ids: int32 `[T]`, special tokens included, no padding.
         token_type_ids: uint8 `[T]`; zeros where the tokenizer has none.
         offsets: int64 `[N + 1]`; example `i` is `input_ids[offsets[i]:offsets[i + 1]]`.
-        labels: `[N]`, as in `Split`.
+        labels: `[N]`, as in `Split`; of windows `[N, 2]` (see `spans.windows`).
         num_truncated: How many examples were longer than the limit and were cut to it.
     """
 
@@ -88,8 +92,17 @@ class TokenStore:
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.input_ids, self.token_type_ids, self.offsets, self.labels)
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that the store holds, to be counted and hashed."""
+        return self.input_ids, self.token_type_ids, self.offsets, self.labels
+
+    def describe(self, max_length: int) -> str:
+        """What it holds, for people; `max_length` is the limit that examples were cut to."""
+        cut = f"; {self.num_truncated:,} were cut to {max_length}" if self.num_truncated else ""
+        return f"{self.num_examples:,} examples, {self.num_tokens:,} tokens{cut}"
 
     def tokens(self, i: int) -> np.ndarray:
         """Token ids of example `i`, int32; a view."""
@@ -109,6 +122,8 @@ def load_task_data(settings: TaskSettings) -> TaskData:
         raw = _load_demo()
     elif settings.task == "custom":
         raw = load_custom(settings)
+    elif TASKS[settings.task].kind == "span":
+        raw = load_squad(settings)
     else:
         raw = load_glue(settings)
     notes = list(raw.notes)
@@ -238,6 +253,8 @@ def _load_demo() -> RawData:
 
 
 def _split(name: str, rows: Rows, task: Task) -> Split:
+    if isinstance(rows, Questions):
+        return Split(name, rows.texts, rows.labels, rows)
     return Split(name, rows.texts, encode_labels(rows, task))
 
 

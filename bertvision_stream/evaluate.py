@@ -37,7 +37,7 @@ def scores_from_logits(logits_BC: np.ndarray, kind: TaskKind) -> np.ndarray:
             f"logits of shape {logits_BC.shape} do not fit {kind}, which takes "
             + ("[examples, 1]" if kind == "regression" else "[examples, at least 2 classes]")
         )
-    _require_finite(logits_BC, "logits")
+    require_finite(logits_BC, "logits")
     if kind == "regression":
         return logits_BC[:, 0]
     # The largest logit becomes 0, so that exp() cannot overflow; the quotient is unchanged.
@@ -131,8 +131,8 @@ def compute_metrics(
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} do not match")
     if len(labels) == 0:
         raise BertvisionError("There are no examples to compute metrics on.")
-    _require_finite(scores, "scores")
-    _require_finite(labels, "labels")
+    require_finite(scores, "scores")
+    require_finite(labels, "labels")
     if scores.ndim == 2 and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
         raise ValueError(
             f"class ids from {labels.min()} to {labels.max()} do not fit {scores.shape[1]} classes"
@@ -147,12 +147,18 @@ def compute_metrics(
     return result
 
 
-def _require_finite(values: np.ndarray, what: str) -> None:
+def require_finite(values: np.ndarray, what: str, *, of: str = "examples") -> None:
+    """Check numbers, a row for each of the examples or tokens of a split.
+
+    Raises:
+        BertvisionError: Some are not finite; says how many rows.
+    """
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if bad.any():
         raise BertvisionError(
-            f"{bad.sum():,} of {len(values):,} examples have {what} that are not finite "
-            f"(the first is example {bad.argmax()}): the model has diverged or was fed bad numbers."
+            f"{bad.sum():,} of {len(values):,} {of} have {what} that are not finite "
+            f"(the first is {of[:-1]} {bad.argmax()}): the model has diverged or was fed bad "
+            f"numbers."
         )
 
 

@@ -10,6 +10,7 @@ from bertvision_stream.backbone import Backbone
 from bertvision_stream.blocks import BlockKey
 from bertvision_stream.codecs import Codec, EncodedBlock, encode
 from bertvision_stream.corpus import Corpus
+from bertvision_stream.objectives import Objective
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ class BlockExtractor:
         block = self.corpus.block(key)
         input_ids, token_type_ids = self.corpus.packed_tokens(block)
         with self._forward:
-            hidden_TLD, logits_BC = self._forward_fitting(input_ids, token_type_ids, block.lengths)
-            parts = encode(hidden_TLD, logits_BC, self.codec)
+            hidden_TLD, logits = self._forward_fitting(input_ids, token_type_ids, block.lengths)
+            parts = encode(hidden_TLD, logits, self.codec)
             if self._copy_stream is None:
                 return EncodedBlock(*(part.numpy() for part in parts))
             computed = torch.cuda.current_stream(self.backbone.device).record_event()
@@ -77,15 +78,14 @@ class BlockExtractor:
                 torch.cuda.empty_cache()
 
 
-def validation_logits(backbone: Backbone, corpus: Corpus) -> dict[str, np.ndarray]:
-    """BERT's own logits on every validation split: float32 [N, C], in the order of the split."""
-    num_logits = backbone.num_logits
-    logits = {
-        split: np.empty((corpus.stores[split].num_examples, num_logits), dtype=np.float32)
-        for split in corpus.validation_splits
-    }
+def validation_logits(
+    backbone: Backbone, corpus: Corpus, objective: Objective
+) -> dict[str, np.ndarray]:
+    """BERT's own logits on every validation split, float32 [R, C] as `objective` keeps them."""
+    logits = {s: objective.no_logits(corpus.stores[s]) for s in corpus.validation_splits}
     for key in corpus.validation_keys:
         block = corpus.block(key)
-        _, logits_BC = backbone.forward_packed(*corpus.packed_tokens(block), block.lengths)
-        logits[key.split][block.example_ids] = logits_BC.cpu().numpy()
+        _, found = backbone.forward_packed(*corpus.packed_tokens(block), block.lengths)
+        rows = objective.rows(corpus.stores[key.split], block.example_ids)
+        logits[key.split][rows] = found.cpu().numpy()
     return logits

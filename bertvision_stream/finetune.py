@@ -16,8 +16,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from bertvision_stream.backbone import has_token_logits, model_logits
 from bertvision_stream.data import TokenStore
 from bertvision_stream.devices import pick_dtype
+from bertvision_stream.losses import example_loss, span_loss
 
 WARMUP_RATIO = 0.1
 WEIGHT_DECAY = 0.01
@@ -97,7 +99,7 @@ def finetune(
     """Fine-tune all parameters in place: AdamW, linear warm-up and decay, gradient clipping.
 
     Args:
-        model: A sequence classifier in fp32.
+        model: A sequence classifier or a question-answering model in fp32.
         store: Training tokens and labels.
         options: The hyperparameters.
         device: Where to compute.
@@ -121,10 +123,15 @@ def finetune(
             group["lr"] = options.lr * _schedule(step, total)
         own = rows[rank::world_size]
         # A worker without a row still takes part in the exchange of gradients, with weight zero.
-        inputs, labels = _padded(store, own if len(own) else rows[:1], model.config, device)
+        own_or_any = own if len(own) else rows[:1]
+        inputs, labels, real_t = _padded(store, own_or_any, model.config, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            logits = wrapped(**inputs).logits
-        losses_b = _losses(logits.float(), labels)
+            logits = model_logits(wrapped(**inputs), real_t)
+        if has_token_logits(model):
+            lengths_b = torch.from_numpy(store.lengths[own_or_any]).to(device)
+            losses_b = span_loss(logits, labels, lengths_b, "none")
+        else:
+            losses_b = example_loss(logits, labels, "none")
         # DDP averages gradients over workers; this makes that the mean over the batch's rows.
         loss = losses_b.sum() * (bool(len(own)) * world_size / len(rows))
         optimizer.zero_grad(set_to_none=True)
@@ -162,17 +169,10 @@ def _schedule(step: int, total: int) -> float:
     return (total - step) / max(total - warmup, 1)
 
 
-def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The loss of each example: [B]."""
-    if logits.shape[1] == 1:
-        return nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
-    return nn.functional.cross_entropy(logits, labels, reduction="none")
-
-
 def _padded(
     store: TokenStore, rows: np.ndarray, config: Any, device: torch.device
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """A padded batch, and its labels."""
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """A padded batch, its labels, and where its real tokens are, one padded row after another."""
     lengths = store.lengths[rows]
     mask = np.arange(lengths.max()) < lengths[:, None]
     input_ids = np.full(mask.shape, config.pad_token_id or 0, dtype=np.int64)
@@ -185,7 +185,8 @@ def _padded(
     if getattr(config, "type_vocab_size", 0) > 1:
         arrays["token_type_ids"] = type_ids
     inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    return inputs, torch.from_numpy(np.asarray(store.labels[rows])).to(device)
+    labels = torch.from_numpy(np.asarray(store.labels[rows])).to(device)
+    return inputs, labels, torch.from_numpy(np.flatnonzero(mask)).to(device)
 
 
 def _adamw(model: nn.Module, options: FinetuneOptions) -> torch.optim.AdamW:
@@ -228,6 +229,6 @@ def content_hash(
                     digest.update(hashlib.file_digest(file, "sha256").digest())
     else:
         digest.update(f"{source}@{commit}".encode())
-    for array in (store.input_ids, store.token_type_ids, store.offsets, store.labels):
+    for array in store.arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

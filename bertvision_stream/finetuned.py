@@ -26,7 +26,7 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     record: Mapping[str, Any],
 ) -> None:
-    """Write a fine-tuned classifier; `AutoModelForSequenceClassification` loads it again.
+    """Write a fine-tuned classifier; transformers' auto class of its kind loads it again.
 
     It is written beside and renamed: the folder is there as a whole or not at all.
 

@@ -1,7 +1,7 @@
 """Fit one head: the training step, the schedule, evaluation, early stopping."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,12 +10,12 @@ from torch import nn
 
 from bertvision_stream.batches import Batch
 from bertvision_stream.checkpoint import Checkpoint
-from bertvision_stream.evaluate import compute_metrics, scores_from_logits
+from bertvision_stream.data import TokenStore
 from bertvision_stream.heads import Head
-from bertvision_stream.heads.stacked import stacked_logits
+from bertvision_stream.heads.stacked import num_together, stacked_logits
+from bertvision_stream.objectives import Objective
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.settings import ResolvedTrain
-from bertvision_stream.tasks import Task
 
 # Rules for the epoch whose weights count, as they read after "chosen by".
 LAST_EPOCH = "being the last one (train.patience is not set)"
@@ -28,7 +28,7 @@ class HeadResult:
 
     Attributes:
         state: Parameters of the chosen epoch, on the CPU.
-        logits: Their validation logits by split: float32 [N, C].
+        logits: Their validation logits by split: float32 [R, C] as the objective keeps them.
         history: One record for each epoch that ran.
         chosen_epoch: Counted from 1; 0 before any.
         chosen_by: The rule that chose it.
@@ -58,9 +58,9 @@ class HeadFit:
     Args:
         head: The head; moved to `device`.
         settings: `train.*`.
-        task: Kind, number of outputs and metrics.
-        train_labels: Labels of all training examples [N]; their mean starts a regression's bias.
-        validation_labels: Labels [N] by validation split.
+        objective: Loss and metrics.
+        train_labels: Labels of all training examples, [N] or [N, 2].
+        validation: Tokens and labels by validation split.
         device: Where to compute.
     """
 
@@ -68,24 +68,25 @@ class HeadFit:
         self,
         head: Head,
         settings: ResolvedTrain,
-        task: Task,
+        objective: Objective,
         *,
         train_labels: np.ndarray,
-        validation_labels: Mapping[str, np.ndarray],
+        validation: Mapping[str, TokenStore],
         device: torch.device,
     ):
-        if task.kind == "regression":
-            nn.init.constant_(head.output.bias, float(train_labels.mean()))
+        bias = objective.initial_bias(train_labels)
+        if bias is not None:
+            nn.init.constant_(head.output.bias, bias)
         self.head = head.to(device)
         self.settings = settings
-        self.task = task
+        self.objective = objective
         self.batch_size = settings.batch_size
         self.total_steps = settings.epochs * math.ceil(len(train_labels) / settings.batch_size)
         self.steps = 0
         self.failure = ""
         self.history: list[EpochRecord] = []
         self._optimizer = _adamw(head, settings)
-        self._validation_labels = validation_labels
+        self._validation = validation
         self._chosen_epoch = 0
         self._chosen_state: dict[str, torch.Tensor] = {}
         self._chosen_logits: dict[str, np.ndarray] = {}
@@ -98,8 +99,7 @@ class HeadFit:
         self._num_trained = 0
         self._norms = torch.zeros(0, dtype=torch.float64)
         self._logits = {
-            split: np.full((len(labels), self.task.num_labels), np.nan, dtype=np.float32)
-            for split, labels in self._validation_labels.items()
+            split: self.objective.no_logits(store) for split, store in self._validation.items()
         }
 
     @property
@@ -131,14 +131,13 @@ class HeadFit:
         self._num_trained += num_examples
         self._loss_sum += loss.detach().double() * num_examples
 
-    def loss(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean over the examples."""
-        if self.task.kind == "regression":
-            return nn.functional.mse_loss(logits_BC.squeeze(-1), labels_B.to(logits_BC.dtype))
-        return nn.functional.cross_entropy(logits_BC, labels_B)
+        return self.objective.loss(logits, batch.labels_B, batch.lengths_B)
 
-    def keep_logits(self, split: str, example_ids: np.ndarray, logits_BC: torch.Tensor) -> None:
-        self._logits[split][example_ids] = logits_BC.cpu().numpy()
+    def keep_logits(self, split: str, example_ids: np.ndarray, logits: torch.Tensor) -> None:
+        rows = self.objective.rows(self._validation[split], example_ids)
+        self._logits[split][rows] = logits.cpu().numpy()
 
     def keep_norms(self, norms_L: torch.Tensor) -> None:
         """Add the adapters' norms of some validation tokens."""
@@ -171,14 +170,7 @@ class HeadFit:
             epoch=epoch,
             loss=self.mean_loss,
             validation_loss=self._validation_loss(),
-            scores={
-                split: compute_metrics(
-                    scores_from_logits(logits, self.task.kind),
-                    self._validation_labels[split],
-                    self.task.metrics,
-                )
-                for split, logits in self._logits.items()
-            },
+            scores=self.objective.metrics_by_split(self._logits, self._validation),
         )
         lowest = min((r.validation_loss for r in self.history), default=math.inf)
         self.history.append(record)
@@ -246,8 +238,11 @@ class HeadFit:
         """Mean over the examples of all validation splits."""
         total, count = 0.0, 0
         for split, logits in self._logits.items():
-            labels = torch.from_numpy(np.asarray(self._validation_labels[split]))
-            total += self.loss(torch.from_numpy(logits).double(), labels).item() * len(labels)
+            store = self._validation[split]
+            labels = torch.from_numpy(np.asarray(store.labels))
+            lengths = torch.from_numpy(store.lengths)
+            loss = self.objective.loss(torch.from_numpy(logits).double(), labels, lengths)
+            total += loss.item() * len(labels)
             count += len(labels)
         return total / count
 
@@ -262,13 +257,12 @@ def train_together(fits: Sequence[HeadFit], batch: Batch) -> None:
     """
     for fit in fits:
         fit.begin_step()
-    all_logits = stacked_logits([fit.head for fit in fits], batch.hidden_TLD, batch.lengths_B)
-    losses = [
-        fit.loss(logits, batch.labels_B) for fit, logits in zip(fits, all_logits, strict=True)
-    ]
-    torch.autograd.backward(losses)  # none depends on the parameters of another
-    for fit, loss in zip(fits, losses, strict=True):
-        fit.end_step(loss, len(batch.labels_B))
+    for part in _parts(fits, batch):
+        all_logits = stacked_logits([fit.head for fit in part], batch.hidden_TLD, batch.lengths_B)
+        losses = [fit.loss(logits, batch) for fit, logits in zip(part, all_logits, strict=True)]
+        torch.autograd.backward(losses)  # none depends on the parameters of another
+        for fit, loss in zip(part, losses, strict=True):
+            fit.end_step(loss, len(batch.labels_B))
 
 
 @torch.no_grad()
@@ -285,9 +279,16 @@ def evaluate_together(
     """
     for fit in fits:
         fit.head.eval()
-    all_logits = stacked_logits([fit.head for fit in fits], batch.hidden_TLD, batch.lengths_B)
-    for fit, logits in zip(fits, all_logits, strict=True):
-        fit.keep_logits(split, example_ids, logits)
+    for part in _parts(fits, batch):
+        all_logits = stacked_logits([fit.head for fit in part], batch.hidden_TLD, batch.lengths_B)
+        for fit, logits in zip(part, all_logits, strict=True):
+            fit.keep_logits(split, example_ids, logits)
+
+
+def _parts(fits: Sequence[HeadFit], batch: Batch) -> Iterator[Sequence[HeadFit]]:
+    """As many at a time as there is room for."""
+    size = num_together(fits[0].head, len(batch.hidden_TLD))
+    return (fits[first : first + size] for first in range(0, len(fits), size))
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""Rows of a GLUE task, from the hub or from a local folder laid out like it."""
+"""Rows of a GLUE task, and of any task, from the hub or from a local folder laid out like it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bertvision_stream.errors import DataError
 from bertvision_stream.hub import hub_reachable
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from bertvision_stream.settings import TaskSettings
 
+RowsT = TypeVar("RowsT", bound=Rows)
+
 
 def load_glue(settings: TaskSettings) -> RawData:
     """Reads the training and validation rows of the GLUE task `settings.task`.
@@ -34,11 +36,11 @@ def load_glue(settings: TaskSettings) -> RawData:
             label is lacking or cannot be used.
     """
     task = TASKS[settings.task]
-    splits = (task.train_split, *task.validation_splits)
-    if settings.data.path is None:
-        rows = _from_hub(task, splits)
-    else:
-        rows = _from_folder(task, splits, Path(settings.data.path).expanduser())
+
+    def read(files: Sequence[Path]) -> Rows:
+        return read_rows(files, text_columns=task.text_columns, label_column=task.label_column)
+
+    rows = load_splits(task, settings.data.path, read=read, take=_hub_rows)
     train, *validation = rows
     notes = []
     if task.kind == "classification" and any(split.labels.dtype.kind == "i" for split in rows):
@@ -49,7 +51,38 @@ def load_glue(settings: TaskSettings) -> RawData:
     return RawData(task, train, dict(zip(task.validation_splits, validation, strict=True)), notes)
 
 
-def _from_folder(task: Task, splits: tuple[str, ...], path: Path) -> list[Rows]:
+def load_splits(
+    task: Task,
+    path: str | None,
+    *,
+    read: Callable[[Sequence[Path]], RowsT],
+    take: Callable[[Task, str, datasets.Dataset], RowsT],
+) -> list[RowsT]:
+    """The rows of a task's training split and of its validation splits, in order.
+
+    Args:
+        task: Names the splits, the folder and the hub's repository.
+        path: `data.path`; None is the hub.
+        read: Reads the files of a split.
+        take: Takes the rows of a split from what the hub gave.
+
+    Raises:
+        DataError: The hub cannot be reached, or the folder or a split is lacking; or what `read`
+            and `take` raise.
+    """
+    splits = (task.train_split, *task.validation_splits)
+    if path is not None:
+        return _from_folder(task, splits, Path(path).expanduser(), read)
+    loaded = zip(splits, load_from_hub(task, splits), strict=True)
+    return [take(task, split, rows) for split, rows in loaded]
+
+
+def _from_folder(
+    task: Task,
+    splits: tuple[str, ...],
+    path: Path,
+    read: Callable[[Sequence[Path]], RowsT],
+) -> list[RowsT]:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise DataError(
@@ -67,15 +100,8 @@ def _from_folder(task: Task, splits: tuple[str, ...], path: Path) -> list[Rows]:
                 f"data.path={path} has no {split} split of {task.name}: looked for {looked_for} "
                 f"in {where}; {folder} holds {describe_folder(folder)}"
             )
-        rows.append(
-            read_rows(files, text_columns=task.text_columns, label_column=task.label_column)
-        )
+        rows.append(read(files))
     return rows
-
-
-def _from_hub(task: Task, splits: tuple[str, ...]) -> list[Rows]:
-    loaded = load_from_hub(task, splits)
-    return [_hub_rows(task, split, rows) for split, rows in zip(splits, loaded, strict=True)]
 
 
 def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:
@@ -90,7 +116,9 @@ def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:
     is_reachable = hub_reachable()
     try:
         with _cache_only(not is_reachable):
-            return datasets.load_dataset(task.hub_repo, task.hub_config, split=list(splits))
+            loaded: list[datasets.Dataset] = datasets.load_dataset(
+                task.hub_repo, task.hub_config, split=list(splits)
+            )
     # load_dataset raises whatever its many layers raise; each means that there are no data.
     except Exception as error:
         cause = (
@@ -103,6 +131,7 @@ def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:
             f"hub, set data.path= to a local folder laid out like it, one that holds "
             + ", ".join(f"{task.name}/{split}-*.parquet" for split in splits)
         ) from error
+    return loaded
 
 
 def _hub_rows(task: Task, split: str, dataset: datasets.Dataset) -> Rows:

@@ -9,31 +9,53 @@ from bertvision_stream.blocks import TRAIN, pick_block_tokens
 from bertvision_stream.budget import STORE_SHARE, max_blocks
 from bertvision_stream.codecs import BlockFormat
 from bertvision_stream.corpus import Corpus
-from bertvision_stream.data import TaskData, TokenStore, tokenize
+from bertvision_stream.data import Split, TaskData, TokenStore, tokenize
 from bertvision_stream.errors import ConfigError
 from bertvision_stream.plan import StreamPlan
-from bertvision_stream.settings import TaskSettings
+from bertvision_stream.settings import ResolvedData, TaskSettings
+from bertvision_stream.spans.windows import tokenize_windows
 from bertvision_stream.units import format_bytes
+
+# Of a block, where memory allows it.
+FEWEST_TOKENS = 512
 
 
 def tokenize_splits(
-    data: TaskData, tokenizer: Any, max_length: int, config: Any, say: Callable[[str], None]
+    data: TaskData,
+    tokenizer: Any,
+    settings: ResolvedData,
+    config: Any,
+    say: Callable[[str], None],
 ) -> dict[str, TokenStore]:
     """Tokens of every split by name.
 
     Raises:
         ConfigError: `data.max_length` is more than the backbone has positions.
     """
+    max_length = settings.max_length
     positions = min(tokenizer.model_max_length, config.max_position_embeddings)
     if max_length > positions:
         raise ConfigError(
             f"data.max_length={max_length} is more than the {positions} positions of the backbone"
         )
-    stores = {s.name: tokenize(s, tokenizer, max_length) for s in (data.train, *data.validation)}
+    stores = {s.name: tokens_of(s, tokenizer, settings) for s in (data.train, *data.validation)}
     for name, store in stores.items():
-        cut = f"; {store.num_truncated:,} were cut to {max_length}" if store.num_truncated else ""
-        say(f"{name}: {store.num_examples:,} examples, {store.num_tokens:,} tokens{cut}")
+        say(f"{name}: {store.describe(max_length)}")
     return stores
+
+
+def tokens_of(split: Split, tokenizer: Any, settings: ResolvedData) -> TokenStore:
+    """Tokens of one split: its examples, or the windows of its questions."""
+    if split.questions is None:
+        return tokenize(split, tokenizer, settings.max_length)
+    assert settings.stride is not None
+    return tokenize_windows(
+        split,
+        tokenizer,
+        max_length=settings.max_length,
+        stride=settings.stride,
+        keep_layout=split.name != TRAIN,
+    )
 
 
 def choose_block_tokens(
@@ -66,6 +88,8 @@ def choose_block_tokens(
         return pick_block_tokens(
             num_tokens=stores[TRAIN].num_tokens,
             longest=longest,
+            # Two blocks must fit, or nothing would stream: wide states leave room for less.
+            fewest=min(FEWEST_TOKENS, total // 2 // block_format.block_bytes(1, 1)),
             token_bytes=block_format.token_bytes,
             most_bytes=total // max_blocks(num_extractors),
             on_gpu=on_gpu,

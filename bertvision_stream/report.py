@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bertvision_stream.evaluate import headline
 from bertvision_stream.plan_check import describe_check
 from bertvision_stream.results import RunReport
+from bertvision_stream.spans import report as spans_report
 from bertvision_stream.units import format_bytes, format_count, format_seconds
 
 _WIDTH = 96  # columns that the facts under a table are wrapped to
@@ -24,6 +25,9 @@ def render_table(report: RunReport) -> str:
     header, rows = _score_table(report, _star)
     lines = [_title(report), _data_line(report), "", text_grid(header, rows)]
     lines += ["* best of its column", ""]
+    if report.task.kind == "span":
+        grid = text_grid(*spans_report.threshold_table(report))
+        lines += [spans_report.TITLE, "", grid, textwrap.fill(spans_report.NOTE, _WIDTH), ""]
     for subject, fact in _facts(report):
         lines.append(textwrap.fill(f"{subject:<8}{fact}", _WIDTH, subsequent_indent=" " * 8))
     return "\n".join(lines) + "\n"
@@ -39,6 +43,7 @@ def render_markdown(report: RunReport) -> str:
         f"# {_title(report)}",
         _data_line(report),
         _markdown_grid(header, rows),
+        *_kind_sections(report),
         facts,
         "## Epochs of the head",
         _markdown_grid(*_epoch_table(report, _bold)),
@@ -82,6 +87,14 @@ def report_parts(report: RunReport, mark: _Mark) -> ReportParts:
         for header, rows in (_score_table(report, mark), _epoch_table(report, mark))
     )
     return ReportParts(_title(report), _data_line(report), scores, _facts(report), epochs)
+
+
+def _kind_sections(report: RunReport) -> list[str]:
+    """What tasks of a kind have beside the scores."""
+    if report.task.kind != "span":
+        return []
+    grid = _markdown_grid(*spans_report.threshold_table(report))
+    return [f"## {spans_report.TITLE}", grid, spans_report.NOTE]
 
 
 def render_summary(reports: Sequence[RunReport]) -> str:
@@ -129,7 +142,7 @@ def _score_table(report: RunReport, mark: _Mark) -> tuple[_Header, _Rows]:
     header = [("", "")]
     columns = []
     for name, split in zip(_short_names(report), report.splits, strict=True):
-        for metric in split.bert:
+        for metric in report.task.metrics:
             header.append((name, metric))
             values = [split.bert[metric], split.head[metric], split.ensemble[metric]]
             columns.append(_marked(values, mark))
@@ -158,15 +171,16 @@ def _score_table(report: RunReport, mark: _Mark) -> tuple[_Header, _Rows]:
 def _epoch_table(report: RunReport, mark: _Mark) -> tuple[_Header, _Rows]:
     """One row for each epoch of the head, the chosen one marked."""
     header = [("", "epoch"), ("", "training loss"), ("", "validation loss")]
-    for name, split in zip(_short_names(report), report.splits, strict=True):
-        header += [(name, metric) for metric in split.head]
+    for name in _short_names(report):
+        header += [(name, metric) for metric in report.task.metrics]
     rows = []
     for record in report.train.history:
         chosen = record.epoch == report.train.best_epoch
         row = [mark(f"{record.epoch} (chosen)") if chosen else str(record.epoch)]
         row += [f"{record.loss:.4f}", f"{record.validation_loss:.4f}"]
         for split in report.splits:
-            row += [f"{record.scores[split.name][metric]:.4f}" for metric in split.head]
+            scores = record.scores[split.name]
+            row += [f"{scores[metric]:.4f}" for metric in report.task.metrics]
         rows.append(row)
     return header, rows
 

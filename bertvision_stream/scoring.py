@@ -25,6 +25,7 @@ from bertvision_stream.evaluate import ensemble, scores_from_logits
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.finished_run import FinishedRun
 from bertvision_stream.model import AdapterPoolerForSequenceClassification
+from bertvision_stream.preparation import FEWEST_TOKENS
 
 _BLOCK_BYTES = 2**28  # most bytes of hidden states at once
 
@@ -77,7 +78,7 @@ class Scorer:
         store = tokenize(split, self._tokenizer, settings.data.max_length)
         corpus = self._pack(split.name, store)
         extractor = BlockExtractor(self.backbone, corpus, settings.extract.codec)
-        shape = (store.num_examples, self.backbone.num_logits)
+        shape = (store.num_examples, self.run.task.num_labels)
         bert, head = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         with tqdm(
             total=store.num_examples, desc=split.name, unit="row", disable=not show_progress
@@ -105,11 +106,15 @@ class Scorer:
         """Blocks of a size that suits the rows, not too large for memory."""
         backbone, settings = self.backbone, self.run.settings
         block_format = BlockFormat(
-            backbone.num_layers, backbone.hidden_size, backbone.num_logits, settings.extract.codec
+            backbone.num_layers,
+            backbone.hidden_size,
+            self.run.task.num_labels,
+            settings.extract.codec,
         )
         block_tokens = pick_block_tokens(
             num_tokens=store.num_tokens,
             longest=int(store.lengths.max()),
+            fewest=FEWEST_TOKENS,
             token_bytes=block_format.token_bytes,
             most_bytes=_BLOCK_BYTES,
             on_gpu=self.device.type == "cuda",

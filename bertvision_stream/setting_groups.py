@@ -71,6 +71,12 @@ class DataSettings(Group):
         description="Limit of tokens in an example, special tokens included.",
         json_schema_extra=unset("per task"),
     )
+    stride: AtLeastOne | None = Field(
+        default=None,
+        description="For `squad_v2`: context tokens that neighbouring windows of a long context "
+        "share.",
+        json_schema_extra=unset("a third of data.max_length, 128 at most"),
+    )
     text_columns: Columns | None = Field(
         default=None,
         description="For `custom`: the column, or the pair of columns, that holds the text.",

@@ -18,7 +18,6 @@ from bertvision_stream.units import parse_bytes
 TASK_NAMES = (*TASKS, "custom")
 """What `task=` accepts, besides `glue` for all of GLUE."""
 
-_LATER_TASKS = ("squad_v2",)  # Planned: delete the entry when it arrives.
 TASKS_IN_WORDS = (
     f"one of {', '.join(TASK_NAMES)};\n"
     "glue for the nine tasks of GLUE; or a list such as [cola,rte]"
@@ -39,17 +38,14 @@ def refuse(problems: list[Problem]) -> None:
 def _check_task(task: object) -> str | tuple[str, ...]:
     names = [str(name) for name in task] if isinstance(task, list | tuple) else [str(task)]
     here = (*TASK_NAMES, "glue")
-    unknown = [name for name in names if name not in (*here, *_LATER_TASKS)]
+    unknown = [name for name in names if name not in here]
     if unknown or not names:
         wrong = f"no such task; must be {TASKS_IN_WORDS}"
-        likely = [near for name in unknown if (near := nearest(name, (*here, *_LATER_TASKS)))]
+        likely = [near for name in unknown if (near := nearest(name, here))]
         advice = f"Did you mean {', '.join(likely)}?" if likely else ""
         if isinstance(task, str) and "," in task:
             advice = f"Write a list in brackets: 'task=[{task}]'"
         refuse([Problem("task", wrong, advice)])
-    if later := [name for name in names if name in _LATER_TASKS]:
-        wrong = f"{', '.join(later)} comes with a later version"
-        refuse([Problem("task", wrong, f"This version has {', '.join(TASK_NAMES)}.")])
     return tuple(names) if isinstance(task, list | tuple) else names[0]
 
 

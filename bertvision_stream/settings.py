@@ -41,6 +41,7 @@ from bertvision_stream.setting_types import (
     TaskChoice,
     refuse,
 )
+from bertvision_stream.span_settings import MAX_DEFAULT_STRIDE, span_misfits
 from bertvision_stream.tasks import GLUE_TASKS, TASKS, Task
 
 _MINILM_LR = 1e-4  # Fine-tuning rate for a small model; the tasks' own rates are for BERT.
@@ -124,11 +125,13 @@ class Settings(Group):
         task = TASKS.get(name, _CUSTOM)
         backbone = self.backbone.name or ("minilm" if name == "demo" else "bert-base-uncased")
         finetune_lr = _MINILM_LR if backbone == "minilm" else task.finetune_lr
+        max_length = self.data.max_length or task.max_length
         searching = self.mode == "search"
         defaults: dict[str, dict[str, Any]] = {
             "backbone": {"name": backbone},
             "data": {
-                "max_length": task.max_length,
+                "max_length": max_length,
+                "stride": min(MAX_DEFAULT_STRIDE, max_length // 3) if task.per_token else None,
                 "train_fraction": task.search_fraction if searching else 1.0,
             },
             "finetune": {"lr": finetune_lr, "batch_size": task.batch_size},
@@ -141,8 +144,11 @@ class Settings(Group):
                     values[group][key] = default
         space, _ = self._space(finetune_lr) if searching else ({}, [])
         values["search"]["space"] = {key: dimension.written for key, dimension in space.items()}
+        # What was for the other tasks of a list.
         if name == "demo":
-            values["data"]["path"] = None  # It was for the other tasks of a list.
+            values["data"]["path"] = None
+        if not task.per_token:
+            values["data"]["stride"] = None
         return TaskSettings.model_validate(values)
 
     def after_search(self, name: str) -> TaskSettings:
@@ -180,6 +186,7 @@ class Settings(Group):
                 *self._data_misfits(),
                 *self._idle_keys(),
                 *self._plan_misfits(),
+                *span_misfits(self.tasks, self.data, self.head, self.search),
                 *self._search_misfits(),
             ]
         )

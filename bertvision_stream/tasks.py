@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "span"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +17,11 @@ class Task:
 
     Attributes:
         name: The value of `task=`.
-        kind: `classification` (one of `label_names`) or `regression` (one number).
+        kind: `classification` (one of `label_names`), `regression` (one number) or `span` (the
+            first and the last token of an answer, for questions that may have none).
         text_columns: The column, or the pair of columns, that holds the text.
         label_column: The column of labels.
-        label_names: The name of class `i` at position `i`; empty for regression.
+        label_names: The name of class `i` at position `i`; empty for other kinds.
         metrics: Names of the metrics; the first is the headline.
         train_split: Name of the training split.
         validation_splits: Names of the splits with labels to evaluate on.
@@ -49,8 +50,13 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """Width of the logits: the number of classes, or 1 for regression."""
-        return len(self.label_names) if self.kind == "classification" else 1
+        """Width of the logits: the number of classes, 1 for regression, 2 for spans."""
+        return {"classification": len(self.label_names), "regression": 1, "span": 2}[self.kind]
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has logits, and not every example: start and end of a span."""
+        return self.kind == "span"
 
 
 def _glue(
@@ -175,8 +181,21 @@ _DEMO = Task(
     max_length=64,
 )
 
+_SQUAD = Task(
+    name="squad_v2",
+    kind="span",
+    text_columns=("question", "context"),
+    label_column="answers",
+    metrics=("exact", "f1"),
+    hub_repo="rajpurkar/squad_v2",
+    hub_config="squad_v2",
+    finetune_lr=2e-5,
+    batch_size=16,
+    max_length=384,
+)
+
 GLUE_TASKS: tuple[str, ...] = tuple(task.name for task in _GLUE)
 """The nine tasks that `task=glue` stands for, in GLUE's order."""
 
-TASKS: dict[str, Task] = {task.name: task for task in (_DEMO, *_GLUE)}
+TASKS: dict[str, Task] = {task.name: task for task in (_DEMO, *_GLUE, _SQUAD)}
 """Every task that is known before any data are read (`custom` is made from its data)."""

@@ -23,6 +23,7 @@ from bertvision_stream.fit import (
     train_together,
 )
 from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.objectives import make_objective
 from bertvision_stream.plan import Position, Reception
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.settings import TaskSettings
@@ -73,7 +74,7 @@ class HeadTraining:
         stack_heads: bool,
     ):
         self.corpus = corpus
-        self.task = task
+        self.objective = make_objective(task)
         self.shape = shape
         self.device = device
         self.dtype = dtype
@@ -103,11 +104,9 @@ class HeadTraining:
         fit = HeadFit(
             Head(settings.head, self.shape, seed=settings.seed),
             settings.train,
-            self.task,
+            self.objective,
             train_labels=self.corpus.stores[TRAIN].labels,
-            validation_labels={
-                s: self.corpus.stores[s].labels for s in self.corpus.validation_splits
-            },
+            validation={s: self.corpus.stores[s] for s in self.corpus.validation_splits},
             device=self.device,
         )
         if checkpoint is not None:
@@ -229,11 +228,11 @@ class HeadTraining:
             for batch in group.cutter.flush():
                 self._train(group, batch)
 
-    def _keep_bert_logits(self, split: str, ids: np.ndarray, logits_BC: np.ndarray) -> None:
+    def _keep_bert_logits(self, split: str, ids: np.ndarray, logits: np.ndarray) -> None:
+        store = self.corpus.stores[split]
         if split not in self.bert_logits:
-            shape = (self.corpus.stores[split].num_examples, logits_BC.shape[1])
-            self.bert_logits[split] = np.full(shape, np.nan, dtype=np.float32)
-        self.bert_logits[split][ids] = logits_BC
+            self.bert_logits[split] = self.objective.no_logits(store)
+        self.bert_logits[split][self.objective.rows(store, ids)] = logits
 
 
 def _active(fits: Iterable[HeadFit]) -> list[HeadFit]:

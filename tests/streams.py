@@ -37,6 +37,7 @@ from bertvision_stream.devices import pick_dtype
 from bertvision_stream.extract import BlockExtractor, validation_logits
 from bertvision_stream.fit import HeadResult
 from bertvision_stream.heads import HeadShape
+from bertvision_stream.objectives import make_objective
 from bertvision_stream.plan import StreamPlan
 from bertvision_stream.plan_check import Compared
 from bertvision_stream.settings import TaskSettings
@@ -146,7 +147,7 @@ def assert_same_numbers(
         for _ in train_in_process(extractor, training):
             pass
         assert_same_head(outcome.heads[name], training.results()[name])
-    bert_logits = validation_logits(extractor.backbone, corpus)
+    bert_logits = validation_logits(extractor.backbone, corpus, make_objective(TASK))
     assert outcome.bert_logits.keys() == bert_logits.keys()
     for split, logits in bert_logits.items():
         np.testing.assert_array_equal(outcome.bert_logits[split], logits)

@@ -44,6 +44,8 @@ from bertvision_stream.data import TokenStore
 from bertvision_stream.devices import pick_dtype
 from bertvision_stream.errors import BackboneError
 from bertvision_stream.extract import BlockExtractor, validation_logits
+from bertvision_stream.objectives import make_objective
+from bertvision_stream.tasks import TASKS
 
 LENGTHS = np.array([3, 9, 24, 25, 25, 25, 26, 40])
 
@@ -127,7 +129,8 @@ def test_extracted_blocks_have_the_bytes_that_were_planned(codec: Codec, num_lab
         {TRAIN: token_store(lengths, np.zeros(40, dtype=np.int64))}, block_tokens=200, seed=0
     )
     backbone = backbone_of(tiny_classifier(num_labels=num_labels))
-    block_format = BlockFormat(*hidden_shape(backbone.model.config), backbone.num_logits, codec)
+    config = backbone.model.config
+    block_format = BlockFormat(*hidden_shape(config), config.num_labels, codec)
     extractor = BlockExtractor(backbone, corpus, codec)
     for block in corpus.blocks[TRAIN]:
         encoded = extractor.extract(block.key)
@@ -153,7 +156,7 @@ def test_blocks_hold_the_states_and_logits_of_their_own_examples():
             torch.testing.assert_close(
                 torch.from_numpy(encoded.logits), logits[block.example_ids], rtol=0, atol=1e-5
             )
-    found = validation_logits(backbone, corpus)
+    found = validation_logits(backbone, corpus, make_objective(TASKS["cola"]))
     assert list(found) == ["matched", "mismatched"]
     for split, logits in found.items():
         np.testing.assert_allclose(logits, expected[split][1].numpy(), rtol=0, atol=1e-5)

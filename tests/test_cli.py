@@ -99,7 +99,8 @@ One problem with the settings:
 One problem with the settings:
 
   task=colla
-      no such task; must be one of demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, custom;
+      no such task; must be one of demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, \
+squad_v2, custom;
       glue for the nine tasks of GLUE; or a list such as [cola,rte]
       Did you mean cola?
 """,

@@ -18,7 +18,7 @@ from bertvision_stream.units import parse_bytes
 KEYS = """
 task mode run seed output_dir run_name resume
 backbone.name backbone.revision backbone.dtype
-data.path data.train_fraction data.max_length data.text_columns data.label_column
+data.path data.train_fraction data.max_length data.stride data.text_columns data.label_column
 finetune.epochs finetune.lr finetune.batch_size finetune.reuse finetune.num_workers
 extract.num_extractors extract.num_gpus extract.block_tokens extract.codec
 stream.budget stream.cache
@@ -263,7 +263,8 @@ def test_the_whole_report():
       Did you mean train.epochs?
 
   task=colla
-      no such task; must be one of demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, custom;
+      no such task; must be one of demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, \
+squad_v2, custom;
       glue for the nine tasks of GLUE; or a list such as [cola,rte]
       Did you mean cola?
 
@@ -566,7 +567,7 @@ def test_all_layers_of_problems_are_reported_at_once():
 
 def test_consequences_of_a_reported_problem_are_not_reported():
     assert len(items("task=custm", "data.text_columns=a", "data.label_column=y")) == 1
-    assert len(items("mode=predict", "task=demo", "train.num_trainers=4")) == 1
+    assert len(items("mode=trian", "task=demo", "train.num_trainers=4")) == 1
     assert len(items("head.kind=clss", "task=demo", "head.pool=cls")) == 1
 
 
@@ -625,3 +626,74 @@ except ConfigError:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def squad_items(*argv: str) -> list[list[str]]:
+    return items("task=squad_v2", *argv)
+
+
+def test_windows_of_squad():
+    def windows(*argv: str) -> tuple[int, int | None]:
+        data = load_settings(["task=squad_v2", *argv]).for_task("squad_v2").data
+        return data.max_length, data.stride
+
+    assert windows() == (384, 128)
+    assert windows("data.max_length=512") == (512, 128)
+    assert windows("data.max_length=256") == (256, 85)
+    assert windows("data.max_length=256", "data.stride=128") == (256, 128)
+    both = load_settings(["task=[cola,squad_v2]", "data.stride=64"])
+    assert both.for_task("squad_v2").data.stride == 64
+    assert both.for_task("cola").data.stride is None
+    assert "squad_v2" not in load_settings(["task=glue"]).tasks
+    searched = load_settings(["task=squad_v2", "mode=search"])
+    assert searched.for_task("squad_v2").data.stride == 128
+    assert searched.after_search("squad_v2").data.train_fraction == 1
+
+
+def test_windows_that_cannot_move_on():
+    wrong = "data.max_length=384 tokens that share data.stride=370 leave less than 16 for the"
+    assert squad_items("data.stride=370") == [
+        [
+            "data.stride=370",
+            f"windows of {wrong} question and to move on by",
+            "Raise data.max_length or lower data.stride.",
+        ]
+    ]
+    ((key, _, advice),) = squad_items("data.max_length=20")
+    assert (key, advice) == ("data.max_length=20", "Raise data.max_length.")
+    assert squad_items("data.stride=0")[0][0] == "data.stride=0"
+    load_settings(["task=squad_v2", "data.stride=368"])
+
+
+def test_only_squad_has_a_stride():
+    wrong = "only squad_v2 has windows that share tokens; this run has no such task"
+    assert items("task=rte", "data.stride=3") == [
+        ["data.stride=3", wrong, "Leave data.stride out."]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong", "advice"),
+    [
+        ("head.pool=cls", "its heads keep them all and pool none", "Leave head.pool out."),
+        ("head.pool=flatten", "its heads keep them all and pool none", "Leave head.pool out."),
+        (
+            "head.kind=cls",
+            "and this head reads the first token alone",
+            "Take adapter_pooler, scalar_mix or mean_layers.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("task", ["squad_v2", "[cola,squad_v2]"])
+def test_heads_that_pool_answer_no_questions(task, given, wrong, advice):
+    ((key, found, last),) = items(f"task={task}", given)
+    assert (key, last) == (given, advice)
+    assert found.startswith("answers of squad_v2 are spans of tokens")
+    assert found.endswith(wrong)
+
+
+def test_heads_that_pool_are_not_searched_for_answers():
+    given = ("search.space.head.pool=[mean,cls]", "search.space.head.kind=[adapter_pooler,cls]")
+    assert [item[0] for item in squad_items("mode=search", *given)] == list(given)
+    kinds = "search.space.head.kind=[adapter_pooler,scalar_mix,mean_layers]"
+    load_settings(["task=squad_v2", "mode=search", kinds, "search.space.head.pool=null"])

@@ -27,6 +27,7 @@ from bertvision_stream.preparation import (
     resume_facts,
     tokenize_splits,
 )
+from bertvision_stream.settings import ResolvedData
 from bertvision_stream.tasks import TASKS
 
 MIB = 2**20
@@ -37,17 +38,22 @@ def split_of(name: str, *texts: str) -> Split:
     return Split(name=name, texts=[(text,) for text in texts], labels=labels)
 
 
+def limit(max_length: int) -> ResolvedData:
+    return task_settings("cola", f"data.max_length={max_length}").data
+
+
 def test_splits_are_tokenized_and_counted():
     data = TaskData(
         TASKS["cola"], split_of(TRAIN, "w1 w2", "w3"), (split_of("dev", "w1 " * 9),), ()
     )
     said: list[str] = []
-    stores = tokenize_splits(data, tiny_tokenizer(), 5, tiny_classifier().config, said.append)
+    config = tiny_classifier().config
+    stores = tokenize_splits(data, tiny_tokenizer(), limit(8), config, said.append)
     assert {name: store.lengths.tolist() for name, store in stores.items()} == {
         TRAIN: [4, 3],
-        "dev": [5],
+        "dev": [8],
     }
-    assert said == ["train: 2 examples, 7 tokens", "dev: 1 examples, 5 tokens; 1 were cut to 5"]
+    assert said == ["train: 2 examples, 7 tokens", "dev: 1 examples, 8 tokens; 1 were cut to 8"]
 
 
 def test_examples_longer_than_the_positions_of_the_backbone():
@@ -55,8 +61,8 @@ def test_examples_longer_than_the_positions_of_the_backbone():
     config = tiny_classifier(max_position_embeddings=32).config
     expected = "data.max_length=33 is more than the 32 positions of the backbone"
     with pytest.raises(ConfigError, match=f"^{expected}$"):
-        tokenize_splits(data, tiny_tokenizer(), 33, config, print)
-    assert TRAIN in tokenize_splits(data, tiny_tokenizer(), 32, config, lambda said: None)
+        tokenize_splits(data, tiny_tokenizer(), limit(33), config, print)
+    assert TRAIN in tokenize_splits(data, tiny_tokenizer(), limit(32), config, lambda said: None)
 
 
 def stores_of(num_train: int = 200, longest: int = 90) -> dict[str, TokenStore]:
@@ -101,6 +107,39 @@ def test_block_sizes_that_suit_rows_and_memory(
     overrides: tuple[str, ...], stores: dict[str, int], expected: int
 ):
     assert block_tokens_of(*overrides, **stores) == expected
+
+
+def test_windows_of_a_large_bert_stream_within_a_small_budget():
+    """A window of 384 tokens, 25 layers and 1,024 numbers takes 19 MiB; two need 38."""
+    lengths = np.full(100, 384)
+    stores = {split: token_store(lengths, np.zeros((100, 2), np.int64)) for split in (TRAIN, "dev")}
+    block_format = BlockFormat(25, 1024, 2, "bf16", per_token=True)
+    window_bytes = block_format.block_bytes(384, 1)
+    assert window_bytes == 384 * (25 * 1024 * 2 + 2 * 4)
+    for budget, in_block in ((2 * window_bytes, 384), (45 * MIB, 460), (64 * MIB, 512)):
+        settings = task_settings("cola", f"stream.budget={budget}")
+        block_tokens = choose_block_tokens(
+            settings, stores, block_format, store_bytes=2**32, num_extractors=2, on_gpu=False
+        )
+        assert block_tokens == in_block
+        corpus = Corpus.pack(stores, block_tokens=block_tokens, seed=0)
+        assert {b.num_examples for blocks in corpus.blocks.values() for b in blocks} == {1}
+        sizes = {
+            block.key: block_format.block_bytes(block.num_tokens, block.num_examples)
+            for blocks in corpus.blocks.values()
+            for block in blocks
+        }
+        plan_budget(
+            sizes,
+            corpus.validation_keys,
+            num_train=100,
+            seed=0,
+            budget=budget,
+            cache=0,
+            store_bytes=2**32,
+            num_nodes=1,
+            num_extractors=2,
+        )
 
 
 def plan_of(*, cache: int, num_epochs: int = 5) -> StreamPlan:

@@ -3,7 +3,7 @@ from bertvision_stream.tasks import GLUE_TASKS, TASKS
 
 def test_glue_tasks_are_in_glues_order():
     assert GLUE_TASKS == ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
-    assert set(TASKS) == {*GLUE_TASKS, "demo"}
+    assert set(TASKS) == {*GLUE_TASKS, "demo", "squad_v2"}
 
 
 def test_hyperparameters_are_those_of_the_design():
@@ -21,6 +21,7 @@ def test_hyperparameters_are_those_of_the_design():
         "cola": (2e-5, 16, 128),
         "stsb": (2e-5, 16, 128),
         "demo": (2e-5, 32, 64),
+        "squad_v2": (2e-5, 16, 384),
     }
 
 
@@ -31,7 +32,8 @@ def test_num_labels():
 
 def test_headline_metrics():
     headlines = {name: task.metrics[0] for name, task in TASKS.items()}
-    assert headlines == dict.fromkeys(TASKS, "accuracy") | {"cola": "matthews", "stsb": "pearson"}
+    others = {"cola": "matthews", "stsb": "pearson", "squad_v2": "exact"}
+    assert headlines == dict.fromkeys(TASKS, "accuracy") | others
 
 
 def test_mnli_has_two_validation_splits():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     BertTokenizerFast,
     PreTrainedModel,
@@ -49,6 +50,7 @@ _OPTIONS: Mapping[str, Mapping[str, object]] = {
         "dropout": 0.0,
         "attention_dropout": 0.0,
         "seq_classif_dropout": 0.0,
+        "qa_dropout": 0.0,
     },
 }
 MODEL_TYPES = tuple(_OPTIONS)
@@ -102,14 +104,20 @@ def token_store(lengths: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> To
 
 
 def tiny_classifier(
-    model_type: str = "bert", num_labels: int = 2, *, seed: int = 0, **options: object
+    model_type: str = "bert",
+    num_labels: int = 2,
+    *,
+    per_token: bool = False,
+    seed: int = 0,
+    **options: object,
 ) -> PreTrainedModel:
-    """An untrained classifier without dropout, in evaluation mode."""
+    """An untrained classifier (or one of spans) without dropout, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         merged = {**_COMMON, **_OPTIONS[model_type], "num_labels": num_labels, **options}
         config = AutoConfig.for_model(model_type, **merged)
-        return AutoModelForSequenceClassification.from_config(config).eval()
+        kind = AutoModelForQuestionAnswering if per_token else AutoModelForSequenceClassification
+        return kind.from_config(config).eval()
 
 
 def tiny_tokenizer() -> BertTokenizerFast:
@@ -133,10 +141,11 @@ class RandomExtractor:
     on its split and row alone: tests look them up without any block.
     """
 
-    def __init__(self, corpus: Corpus, *, codec: Codec = "fp32", num_logits: int = 2):
+    def __init__(self, corpus: Corpus, *, codec: Codec = "fp32", num_logits: int | None = None):
         self.corpus = corpus
-        self.codec = codec
-        self.num_logits = num_logits
+        self.codec: Codec = codec
+        is_regression = corpus.stores[TRAIN].labels.dtype.kind == "f"
+        self.num_logits = num_logits or (1 if is_regression else 2)
 
     def hidden(self, split: str, row: int) -> torch.Tensor:
         """fp32 [S, L, D] of one example."""
@@ -146,14 +155,14 @@ class RandomExtractor:
         return torch.randn(shape, generator=generator) + float(store.labels[row]) / 2
 
     def bert_logits(self, split: str, row: int) -> torch.Tensor:
-        """fp32 [C] of one example."""
-        return torch.arange(self.num_logits) + float(row)
+        """fp32 [1, C] of one example."""
+        return (torch.arange(self.num_logits) + float(row)).unsqueeze(0)
 
     def extract(self, key: BlockKey) -> EncodedBlock:
         rows = self.corpus.block(key).example_ids.tolist()
         hidden_TLD = torch.cat([self.hidden(key.split, row) for row in rows])
-        logits_BC = torch.stack([self.bert_logits(key.split, row) for row in rows])
-        parts = [part.numpy() for part in encode(hidden_TLD, logits_BC, self.codec)]
+        logits = torch.cat([self.bert_logits(key.split, row) for row in rows])
+        parts = [part.numpy() for part in encode(hidden_TLD, logits, self.codec)]
         for part in parts:
             part.flags.writeable = False  # as Ray hands them out
         return EncodedBlock(*parts)

@@ -1,4 +1,7 @@
-"""Heads: small trainable modules from packed hidden states `[T, L, D]` to logits `[B, C]`."""
+"""Heads: small trainable modules from packed hidden states `[T, L, D]` to logits.
+
+Of every example, `[B, C]`; or of every token, `[T, C]`, where answers are spans.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,16 +25,20 @@ class HeadShape:
         hidden_size: D.
         num_outputs: C.
         max_length: Most tokens of an example; the number of positions of `pool=flatten`.
+        per_token: Whether every token has logits, and not every example: nothing is pooled then.
     """
 
     num_layers: int
     hidden_size: int
     num_outputs: int
     max_length: int
+    per_token: bool = False
 
 
 class Head(nn.Module):
     """Layers to features, features to one vector an example, one linear layer to the logits.
+
+    With `shape.per_token` there is no pooling, and the last layer makes logits of every token.
 
     | kind | features of a token |
     |---|---|
@@ -74,9 +81,16 @@ class Head(nn.Module):
         elif self.kind == "scalar_mix":
             self.features = ScalarMix(shape.num_layers)
         pool = settings.pool if self.kind == "adapter_pooler" else "mean"
-        self.pool = make_pool("cls" if self.first_token_only else pool, widths, shape.max_length)
         positions = shape.max_length if pool == "flatten" else 1
-        self.output = nn.Linear(positions * sum(widths), shape.num_outputs)
+        if shape.per_token:
+            if self.first_token_only or pool != "mean":
+                raise ValueError(f"a head of kind {self.kind} with pool {pool} has no token logits")
+            self.pool = None
+        else:
+            pool_name = "cls" if self.first_token_only else pool
+            self.pool = make_pool(pool_name, widths, shape.max_length)
+        self.token_width = sum(widths)  # features of a token
+        self.output = nn.Linear(positions * self.token_width, shape.num_outputs)
 
     @property
     def mix(self) -> ScalarMix | None:
@@ -90,9 +104,15 @@ class Head(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def forward(self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """Packed hidden states [T, L, D] (bf16 or fp32) of B examples to logits [B, C] in fp32."""
+        """Packed hidden states [T, L, D] (bf16 or fp32) of B examples to logits in fp32.
+
+        They are [B, C], or [T, C] with `shape.per_token`.
+        """
         hidden_TLD, lengths_B = self.tokens_read(hidden_TLD, lengths_B)
-        return self.classify(self.pool(self.token_features(hidden_TLD), lengths_B))
+        features = self.token_features(hidden_TLD)
+        if self.pool is None:
+            return self.classify(torch.cat(features, dim=-1))
+        return self.classify(self.pool(features, lengths_B))
 
     def tokens_read(
         self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
@@ -135,7 +155,7 @@ class Head(nn.Module):
             generator.set_state(states[str(device)])
 
     def classify(self, pooled_BF: torch.Tensor) -> torch.Tensor:
-        """Pooled features [B, F] to logits [B, C], with dropout between them in training."""
+        """Features [B, F] or [T, F] to logits, with dropout between them in training."""
         return self.output(self._drop(pooled_BF))
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:

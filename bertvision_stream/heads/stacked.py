@@ -16,11 +16,20 @@ from bertvision_stream.heads.stacked_parts import AdapterStack, SkipStack
 
 Parts = Sequence[AdapterStack | SkipStack]
 
+# Features of all tokens that heads are computed with at once: 64 Mi are 256 MiB in fp32, and about
+# five times that with gradients. More at once are no faster, and long windows would fill memory.
+MAX_FEATURES = 2**26
+
+
+def num_together(head: Head, num_tokens: int) -> int:
+    """How many heads like this one are computed together on a batch of so many tokens."""
+    return max(1, MAX_FEATURES // max(head.token_width * num_tokens, 1))
+
 
 def stacked_logits(
     heads: Sequence[Head], hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
 ) -> list[torch.Tensor]:
-    """The logits [B, C] of each head: up to rounding, those of `head(hidden_TLD, lengths_B)`.
+    """The logits of each head: up to rounding, those of `head(hidden_TLD, lengths_B)`.
 
     Parameters stay the heads' own: a backward pass from the losses brings each its gradient.
     Dropout draws from a head's own generator what it would draw alone.
@@ -43,10 +52,14 @@ def stacked_logits(
             )
     flatten = isinstance(first.pool, FlattenPool)
     drops = any(head.training and head.dropout for head in heads)
-    if len(heads) == 1 or (flatten and drops):  # a mask of all positions costs more than the rest
+    # A mask of all positions or tokens costs more than the rest.
+    if len(heads) == 1 or (drops and (flatten or first.pool is None)):
         return [head(hidden_TLD, lengths_B) for head in heads]
     hidden_TLD, lengths_B = first.tokens_read(hidden_TLD, lengths_B)
     parts = _parts(heads)
+    if first.pool is None:
+        logits_HTC = _token_logits(heads, parts, hidden_TLD)
+        return [logits + h.output.bias for h, logits in zip(heads, logits_HTC, strict=True)]
     if flatten:
         logits_HBC = _flat_logits(heads, parts, hidden_TLD, lengths_B)
         return [logits + h.output.bias for h, logits in zip(heads, logits_HBC, strict=True)]
@@ -83,6 +96,17 @@ def _attended(
     weights_TH = segment_softmax(torch.stack(scores).sum(0), lengths_B)
     sums = [p.sums(x, weights_TH, lengths_B) for p, x in zip(parts, features, strict=True)]
     return torch.cat(sums, dim=-1)
+
+
+def _token_logits(heads: Sequence[Head], parts: Parts, hidden_TLD: torch.Tensor) -> torch.Tensor:
+    """Each token's features times the weights, without bias: [H, T, C]."""
+    weight_HCF = torch.stack([head.output.weight for head in heads])
+    part_weights = weight_HCF.split([part.num_features for part in parts], dim=-1)
+    logits = [
+        part.token_logits(part.features(hidden_TLD), weight)
+        for part, weight in zip(parts, part_weights, strict=True)
+    ]
+    return torch.stack(logits).sum(0)
 
 
 def _flat_logits(

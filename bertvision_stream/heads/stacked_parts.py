@@ -51,6 +51,11 @@ class AdapterStack:
         weight_HCSLA = weight_HCSF.unflatten(-1, (x_TLHA.shape[1], -1))
         return torch.einsum("bslha,hcsla->hbc", pad_segments(x_TLHA, lengths_B), weight_HCSLA)
 
+    def token_logits(self, x_TLHA: torch.Tensor, weight_HCF: torch.Tensor) -> torch.Tensor:
+        """Products of each token's features with the weights, [H, T, C]."""
+        weight_HCLA = weight_HCF.unflatten(-1, (x_TLHA.shape[1], -1))
+        return torch.einsum("tlha,hcla->htc", x_TLHA, weight_HCLA)
+
 
 class SkipStack:
     """Mixes of layers, from `x [T, K, D]`: pooled as they are for all heads, and mixed after that.
@@ -91,6 +96,11 @@ class SkipStack:
         x_BSKD = pad_segments(x_TKD.float(), lengths_B)
         logits_BKHC = torch.einsum("bskd,hcsd->bkhc", x_BSKD, weight_HCSF)
         return torch.einsum("bkhc,hk->hbc", logits_BKHC, self._shares_HK)
+
+    def token_logits(self, x_TKD: torch.Tensor, weight_HCF: torch.Tensor) -> torch.Tensor:
+        """Products of each token's features with the weights, [H, T, C]."""
+        logits_TKHC = torch.einsum("tkd,hcd->tkhc", x_TKD.float(), weight_HCF)
+        return torch.einsum("tkhc,hk->htc", logits_TKHC, self._shares_HK)
 
 
 def _layer_shares(heads: Sequence[Head]) -> torch.Tensor:
