@@ -514,7 +514,7 @@ def test_what_comes_with_a_later_version():
         [
             "mode=plan",
             "mode=plan comes with a later version",
-            "This version has mode=train, search and finetune.",
+            "This version has mode=train, search, finetune and predict.",
         ],
     ]
 
