@@ -82,6 +82,7 @@ def _config(settings: TaskSettings, task: Task, backbone: BackboneWeights) -> Ad
         problem_type="regression" if task.kind == "regression" else "single_label_classification",
         dtype="float32",
     )
+    config.backbone_config.name_or_path = ""  # a folder of the machine that the run was on
     with torch.device("meta"):
         prefix = AdapterPoolerForSequenceClassification(config).backbone.base_model_prefix
     config.backbone_fingerprint = encoder_fingerprint(backbone.arrays, prefix)

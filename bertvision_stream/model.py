@@ -55,6 +55,12 @@ class AdapterPoolerModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing to do: a head initialises itself, and so does the backbone."""
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
     def run_backbone(
         self,
         attention_mask: torch.Tensor | None,

@@ -60,7 +60,7 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
                 (earlier / LOG).touch()
                 return RunFolder(earlier, True, (earlier / METRICS).exists())
         if settings.run_name is None:
-            folder = new_folder(parent, _now())
+            folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def open_prediction_folder(settings: Settings, task: str) -> Path:
     parent = Path(settings.output_dir) / task
     try:
         if settings.run_name is None:
-            folder = new_folder(parent, _now())
+            folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def new_folder(parent: Path, name: str) -> Path:
+def _new_folder(parent: Path, name: str) -> Path:
     """`parent/name`, or `parent/name-2` and so on where another run was as quick."""
     for number in itertools.count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")

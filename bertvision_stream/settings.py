@@ -199,9 +199,8 @@ class Settings(Group):
         for key, value in (("run", self.run), ("predict.source", self.predict.source)):
             if value not in (None, "head"):
                 wrong = f"only mode=predict has a use for this, and mode is {self.mode}"
-                yield Problem(
-                    key, wrong, f"Leave {key} out, or take mode=predict.", involves=("mode",)
-                )
+                advice = f"Leave {key} out, or take mode=predict."
+                yield Problem(key, wrong, advice, involves=("mode",))
 
     def _prediction_misfits(self) -> Iterator[Problem]:
         if self.run is None:
@@ -218,10 +217,9 @@ class Settings(Group):
         for name, field in Settings.model_fields.items():
             value, default = getattr(self, name), field.get_default()
             if isinstance(value, Group):
-                names = type(value).model_fields
-                yield from (
-                    f"{name}.{k}" for k in names if getattr(value, k) != getattr(default, k)
-                )
+                for key in type(value).model_fields:
+                    if getattr(value, key) != getattr(default, key):
+                        yield f"{name}.{key}"
             elif value != default:
                 yield name
 

@@ -81,6 +81,7 @@ def export_tiny(
             parameter += 0.1 * torch.randn(
                 parameter.shape, generator=torch.Generator().manual_seed(7)
             )
+    classifier.config.name_or_path = "/somewhere/bert"
     weights = BackboneWeights.of(classifier)
     exported = Exported(root, root / task / "one" / "model", classifier, head)
     finetuned.save(exported.backbone_folder, weights, tiny_tokenizer(), {})

@@ -100,6 +100,7 @@ def test_every_family_of_encoders_referred_to_or_inside(
         "tokenizer.json",
         "tokenizer_config.json",
     }
+    assert "/somewhere" not in (exported.folder / "config.json").read_text()
     weights = load_file(exported.folder / "model.safetensors")
     assert {name.split(".")[0] for name in weights} == (
         {"head"} if backbone == "refer" else {"head", "backbone"}
