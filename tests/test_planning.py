@@ -46,7 +46,7 @@ def rows(name: str, count: int, *, seed: int) -> Split:
     return Split(name, [(text,) for text in texts], rng.integers(0, 2, count))
 
 
-DATA = TaskData(TASKS["cola"], rows(TRAIN, 400, seed=0), (rows("validation", 60, seed=1),), ())
+DATA = TaskData(TASKS["cola"], rows(TRAIN, 150, seed=0), (rows("validation", 60, seed=1),), ())
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_bytes_are_those_of_real_blocks(this_machine: None, encoder: Path):
     assert (plan.train_tokens, plan.validation_tokens) == tuple(
         s.num_tokens for s in stores.values()
     )
-    assert plan.dump_bytes == 460 * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
+    assert plan.dump_bytes == 210 * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
 
 
 def test_a_cluster_that_is_not_there(
