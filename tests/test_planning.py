@@ -15,6 +15,7 @@ import ray
 from tiny import CPU, HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model, task_settings, tiny_tokenizer
 
 from actors import planning
+from actors.cluster import ClusterResources
 from actors.planning import make_plan
 from bertvision_stream.backbone import Backbone, load_classifier, load_config
 from bertvision_stream.blocks import TRAIN
@@ -138,6 +139,16 @@ def test_this_machine_is_measured(this_machine: None, encoder: Path):
     text = render_plan(plan)
     assert f"ESTIMATES, from {measured.tokens:,} tokens measured here" in text
     assert "2 extractors at " in text
+
+
+@pytest.mark.ray
+def test_the_cluster_that_is_joined_is_planned_for(cluster: ClusterResources, encoder: Path):
+    joined = plan_with(encoder, "plan.tokens_per_second=1000", "ray.address=auto")
+    assert (joined.speeds.extractors, joined.speeds.shared_cores) == (2, 2)
+    assert joined.store_bytes == cluster.store_bytes
+    wider = plan_with(encoder, "plan.tokens_per_second=1000", "ray.address=auto", "plan.nodes=3")
+    assert (wider.speeds.extractors, wider.speeds.nodes) == (6, 3)
+    assert wider.store_bytes == 3 * cluster.store_bytes
 
 
 def test_a_budget_that_another_codec_does_not_fit_into(this_machine: None, encoder: Path):
