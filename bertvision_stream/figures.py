@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,8 +18,13 @@ DOTS_PER_INCH = 130
 def new_figure(title: str, *, size: tuple[float, float]) -> Figure:
     """An empty figure of `size` inches, with a title above all panels."""
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     return figure
+
+
+def plain(text: str) -> str:
+    """Text of users, as it is: between two dollars matplotlib would look for a formula."""
+    return text.replace("$", r"\$")
 
 
 def whole_epochs(axes: Axes) -> None:
@@ -33,5 +39,8 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     files = []
     for name, figure in figures.items():
         files.append(folder / f"{name}.png")
-        figure.savefig(files[-1], dpi=DOTS_PER_INCH)
+        with warnings.catch_warnings():
+            # Labels in a script that the font lacks are drawn as boxes, as anybody can see.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(files[-1], dpi=DOTS_PER_INCH)
     return files

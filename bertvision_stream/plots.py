@@ -22,6 +22,7 @@ from bertvision_stream.figures import (
     GREY,
     ORANGE,
     new_figure,
+    plain,
     save_figures,
     whole_epochs,
 )
@@ -88,11 +89,12 @@ def draw_curves(report: RunReport) -> Figure:
     history, chosen = report.train.history, report.train.best_epoch
     epochs = [record.epoch for record in history]
     metrics = list(dict.fromkeys(metric for split in report.splits for metric in split.head))
-    columns = min(1 + len(metrics), 3)
-    rows = math.ceil((1 + len(metrics)) / columns)
+    count = 1 + len(metrics)
+    columns = 2 if count == 4 else min(count, 3)
+    rows = math.ceil(count / columns)
     figure = new_figure(_title(report, "learning curves"), size=(4.2 * columns, 0.4 + 3.4 * rows))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels[1 + len(metrics) :]:
+    for axes in panels[count:]:
         axes.set_visible(False)
     for axes in panels:
         whole_epochs(axes)
@@ -216,7 +218,7 @@ def draw_confusion(split: SplitScores, task: Task, title: str) -> Figure:
         axes.set_title(_NAMES[name], fontsize=10)
         axes.set_xlabel("predicted")
         ticks = range(0, len(classes), math.ceil(len(classes) / _MOST_CLASSES_NAMED))
-        names = [_shorten(classes[tick], 28) for tick in ticks]
+        names = [plain(_shorten(classes[tick], 28)) for tick in ticks]
         slope = {"rotation": 30, "ha": "right"} if len(classes) <= 8 else {"rotation": 90}
         axes.set_xticks(ticks, names, fontsize=8, **slope)
         axes.set_yticks(ticks, names, fontsize=8)

@@ -15,6 +15,7 @@ import ray
 from tiny import CPU, HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model, task_settings, tiny_tokenizer
 
 from actors import planning
+from actors.cluster import ClusterResources
 from actors.planning import make_plan
 from bertvision_stream.backbone import Backbone, load_classifier, load_config
 from bertvision_stream.blocks import TRAIN
@@ -46,7 +47,7 @@ def rows(name: str, count: int, *, seed: int) -> Split:
     return Split(name, [(text,) for text in texts], rng.integers(0, 2, count))
 
 
-DATA = TaskData(TASKS["cola"], rows(TRAIN, 400, seed=0), (rows("validation", 60, seed=1),), ())
+DATA = TaskData(TASKS["cola"], rows(TRAIN, 150, seed=0), (rows("validation", 60, seed=1),), ())
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_bytes_are_those_of_real_blocks(this_machine: None, encoder: Path):
     assert (plan.train_tokens, plan.validation_tokens) == tuple(
         s.num_tokens for s in stores.values()
     )
-    assert plan.dump_bytes == 460 * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
+    assert plan.dump_bytes == 210 * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
 
 
 def test_a_cluster_that_is_not_there(
@@ -138,6 +139,16 @@ def test_this_machine_is_measured(this_machine: None, encoder: Path):
     text = render_plan(plan)
     assert f"ESTIMATES, from {measured.tokens:,} tokens measured here" in text
     assert "2 extractors at " in text
+
+
+@pytest.mark.ray
+def test_the_cluster_that_is_joined_is_planned_for(cluster: ClusterResources, encoder: Path):
+    joined = plan_with(encoder, "plan.tokens_per_second=1000", "ray.address=auto")
+    assert (joined.speeds.extractors, joined.speeds.shared_cores) == (2, 2)
+    assert joined.store_bytes == cluster.store_bytes
+    wider = plan_with(encoder, "plan.tokens_per_second=1000", "ray.address=auto", "plan.nodes=3")
+    assert (wider.speeds.extractors, wider.speeds.nodes) == (6, 3)
+    assert wider.store_bytes == 3 * cluster.store_bytes
 
 
 def test_a_budget_that_another_codec_does_not_fit_into(this_machine: None, encoder: Path):

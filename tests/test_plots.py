@@ -123,6 +123,17 @@ def test_the_confusion_matrix_is_scikit_learns():
     assert labels == list(TASKS["mnli"].label_names)
 
 
+@pytest.mark.filterwarnings("error")
+def test_any_text_will_do_for_a_label(tmp_path: Path):
+    names = ("$5-$10^", r"\frac{$", "日本語", "x" * 99)
+    task = replace(TASKS["rte"], name="a$b$", label_names=names)
+    report = replace(rte(), task=task)
+    files = write_plots(report, [classified("validation", 4)], tmp_path)
+    assert len(files) == 3
+    figure = draw_confusion(classified("validation", 4), task, "$title$^")
+    assert max(len(tick.get_text()) for tick in figure.axes[0].get_yticklabels()) < 32
+
+
 def test_curves_show_the_history():
     report = mnli()
     figure = draw_curves(report)
