@@ -1,7 +1,8 @@
 """From the rows of a task to its token store.
 
-`load_task_data` reads texts and labels (`demo`, GLUE, or the user's own data) and `tokenize` turns
-a split into flat arrays of token ids, which Ray ships without copying.
+`load_task_data` reads texts and labels (`demo`, GLUE, SQuAD, or the user's own data) and `tokenize`
+turns a split into flat arrays of token ids, which Ray ships without copying; questions on long
+contexts become windows in `spans.windows`.
 """
 
 from __future__ import annotations

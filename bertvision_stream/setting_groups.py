@@ -171,7 +171,8 @@ class HeadSettings(Group):
     )
     pool: Literal["mean", "cls", "attention", "flatten"] = Field(
         default="mean",
-        description="How tokens are pooled; flatten is BERTVision's position-wise layer.",
+        description="How tokens are pooled (squad_v2 pools none); flatten is BERTVision's "
+        "position-wise layer.",
     )
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Dropout before the last linear layer."
