@@ -3,14 +3,17 @@
 import logging
 import math
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
+from ray._private import ray_constants
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 from ray.util import placement_group_table
 
@@ -100,16 +103,43 @@ def connect(address: str | None) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        try:
-            ray.init(address=address, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise ConfigError(
-                f"ray.address={address}: there is no Ray cluster to join ({error}). Start one with "
-                f"`ray start --head`, or leave ray.address out to use this machine alone."
-            ) from error
-        return
-    ray.init(address="local", _system_config=OWN_CLUSTER, logging_level=logging.ERROR)
+    with _signals_kept():
+        context = _join(address) if address else _start()
+    if context.dashboard_url:
+        _log.info("Ray's dashboard: http://%s", context.dashboard_url)
+
+
+def _join(address: str) -> Any:
+    try:
+        return ray.init(address=address, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"ray.address={address}: there is no Ray cluster to join ({error}). Start one with "
+            f"`ray start --head`, or leave ray.address out to use this machine alone."
+        ) from error
+
+
+def _start() -> Any:
+    """Start a cluster on this machine; all its servers listen on 127.0.0.1 alone.
+
+    Ray does so by itself on a Mac and on Windows. On Linux only its dashboard does.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        return ray.init(address="local", _system_config=OWN_CLUSTER, logging_level=logging.ERROR)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep a handler of SIGTERM: Ray puts one of its own in its place, which ends the process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler):
+            signal.signal(signal.SIGTERM, handler)
 
 
 def cluster_resources() -> ClusterResources:

@@ -49,6 +49,7 @@ class TrainerSpec:
         stack_heads: `train.stack_heads`.
         num_gpus: GPUs, a fraction allowed.
         num_threads: CPU threads.
+        tags: Of its metrics.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TrainerSpec:
     stack_heads: bool
     num_gpus: float
     num_threads: int
+    tags: Mapping[str, str]
 
     def start(
         self, number: int, heads: Mapping[str, TaskSettings], checkpoint: Checkpoint | None
@@ -80,6 +82,7 @@ class TrainerSpec:
             precision=self.precision,
             stack_heads=self.stack_heads,
             num_threads=self.num_threads,
+            tags=self.tags,
             checkpoint=checkpoint,
         )
         return handle
@@ -121,7 +124,7 @@ class Crew:
         self._trainer_spec = trainers
         self._heads = [dict(settings) for settings in heads]
         self._show_progress = show_progress
-        self._num_started = 0
+        self._num_trainers = self._num_streams = 0  # started so far, for names
         self.name = extractors.run
         self.checkpoints = checkpoints
         self.stats = stats
@@ -247,15 +250,14 @@ class Crew:
             self.ask(self.stream.start.remote())
 
     def _start_trainer(self, i: int) -> ActorHandle:
-        self._num_started += 1
-        return self._trainer_spec.start(self._num_started - 1, self._heads[i], self.checkpoints[i])
+        self._num_trainers += 1
+        return self._trainer_spec.start(self._num_trainers - 1, self._heads[i], self.checkpoints[i])
 
     def _start_stream(self) -> Any:
-        self._num_started += 1
         # Extractors of a dead stream may be about to end, and names are unique.
-        spec = replace(
-            self._extractor_spec, run=f"{self._extractor_spec.run}-{self._num_started - 1}"
-        )
+        again = f"-again-{self._num_streams}" if self._num_streams else ""
+        self._num_streams += 1
+        spec = replace(self._extractor_spec, run=f"{self.name}{again}")
         actor: Any = ray.remote(FeatureStream).options(
             name=f"{spec.run}-feature-stream", num_cpus=0, scheduling_strategy=here()
         )
@@ -265,6 +267,7 @@ class Crew:
             self._placement.num_extractors,
             self.trainers,
             stats=self.stats,
+            tags=self._trainer_spec.tags,
             show_progress=self._show_progress,
         )
 
@@ -325,6 +328,7 @@ def make_crew(
             stack_heads=settings.train.stack_heads,
             num_gpus=placement.trainer_gpus,
             num_threads=placement.trainer_threads,
+            tags={"task": task.name, "run": run},
         ),
         heads,
         checkpoints=list(checkpoints) or [None for _ in heads],

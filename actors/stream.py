@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray.exceptions import (
 
 from actors.extractor import ExtractorSpec
 from actors.faults import LostBlockError, cause_of, delivery_fault
+from actors.metrics import TELL_SECONDS, StreamMetrics
 from actors.progress import Progress
 from actors.records import Ack, DeviceInfo, EpochReport, Receipt
 from bertvision_stream.blocks import BlockKey
@@ -80,6 +81,7 @@ class FeatureStream:
         num_extractors: How many to start with.
         trainers: Who consumes blocks; all get every block, in the same order.
         stats: Totals of the streams before this one.
+        tags: Of its metrics.
         show_progress: Whether to draw a bar on the driver's console.
     """
 
@@ -91,6 +93,7 @@ class FeatureStream:
         trainers: list[ActorHandle],
         *,
         stats: StreamStats,
+        tags: Mapping[str, str],
         show_progress: bool,
     ):
         self._plan = plan
@@ -99,7 +102,9 @@ class FeatureStream:
         self._trainers = trainers
         self._show_progress = show_progress
         self._stats = stats
-        stats.held_bytes = stats.cache_bytes = 0  # what an earlier stream held went with it
+        stats.drop_all()
+        self._metrics = StreamMetrics(tags, stats)
+        self._waited_before = stats.extract_wait_seconds
         self._pinned: dict[BlockKey, asyncio.Task[_Made]] = {}
         self._window = ByteWindow(plan.budget.window_bytes, plan.max_blocks)
         self._pool: ExtractorPool[ActorHandle] = ExtractorPool(
@@ -123,6 +128,7 @@ class FeatureStream:
         Raises:
             StreamError: One of them could not be started.
         """
+        self._spawn(self._tell())
         infos = await asyncio.gather(*(self.add_extractor() for _ in range(self._num_extractors)))
         return infos[0]
 
@@ -190,7 +196,7 @@ class FeatureStream:
             except BaseException:
                 self._produced_until = -1
                 raise
-        return EpochReport(tuple(await self._ask("end_epoch", epoch)), self._stats)
+        return EpochReport(tuple(await self._ask("end_epoch", epoch)), await self.stats())
 
     async def set_trainers(self, trainers: list[ActorHandle]) -> None:
         """Feed these from now on: between epochs, or after a `TrainerLostError`."""
@@ -198,7 +204,14 @@ class FeatureStream:
 
     async def stats(self) -> StreamStats:
         """Totals so far; answers while an epoch runs."""
+        self._stats.extract_wait_seconds = self._waited_before + self._pool.idle_seconds
         return self._stats
+
+    async def _tell(self) -> None:
+        """Keep Ray's metrics up to date."""
+        while True:
+            self._metrics.tell(await self.stats())
+            await asyncio.sleep(TELL_SECONDS)
 
     async def _ready(self, extractor: ActorHandle, number: int) -> DeviceInfo:
         """Wait for a new extractor, and say so where it takes long."""
@@ -330,12 +343,12 @@ class FeatureStream:
 
     def _forget(self, key: BlockKey, making: asyncio.Task[_Made]) -> None:
         """The last ref of a block goes."""
-        num_bytes = self._plan.block_bytes[key]
-        self._stats.held_bytes -= num_bytes
+        kept = False
         if making.exception() is None:
             lease = making.result().lease
             self._pool.free(lease)
-            self._stats.cache_bytes -= num_bytes * lease.pinned
+            kept = lease.pinned
+        self._stats.drop(self._plan.block_bytes[key], kept=kept)
 
     def _drop_lost_nodes(self) -> None:
         """Forget what lay on nodes that are gone: it is made again when it is next needed."""
@@ -390,7 +403,7 @@ class FeatureStream:
             self._pool.done(lease)
             self._stats.count_extracted(epoch, self._plan.block_tokens[key], receipt.seconds)
             if lease.pinned:
-                self._stats.cache_bytes += num_bytes
+                self._stats.keep(num_bytes)
             return _Made(block, lease)
         raise StreamError(
             f"block {key} could not be made in {len(causes)} attempts; the causes, in order: "

@@ -7,6 +7,7 @@ import numpy as np
 import ray
 import torch
 
+from actors.metrics import HeadMetrics
 from actors.records import Ack, DeviceInfo, EpochEnd
 from bertvision_stream.blocks import BlockKey
 from bertvision_stream.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ class HeadTrainer:
         precision: `train.precision`.
         stack_heads: `train.stack_heads`.
         num_threads: CPU threads of the heads' products.
+        tags: Of its metrics.
         checkpoint: Where the heads go on; None starts them.
     """
 
@@ -45,6 +47,7 @@ class HeadTrainer:
         precision: str,
         stack_heads: bool,
         num_threads: int,
+        tags: Mapping[str, str],
         checkpoint: Checkpoint | None = None,
     ):
         torch.set_num_threads(num_threads)
@@ -58,6 +61,8 @@ class HeadTrainer:
             self._training.attach(name, settings)
         if checkpoint is not None:
             self._training.restore(checkpoint)
+        self._metrics = HeadMetrics(tags)
+        self._metrics.set_heads(self._training.fits)
         self._idle_since: float | None = None  # nobody waits before the first block
 
     def info(self) -> DeviceInfo:
@@ -79,6 +84,7 @@ class HeadTrainer:
             self._training.detach(name)
         for name, (settings, checkpoint) in attach.items():
             self._training.attach(name, settings, checkpoint)
+        self._metrics.set_heads(self._training.fits)
 
     def position(self) -> Position:
         """The next delivery that it wants."""
@@ -89,9 +95,10 @@ class HeadTrainer:
         start = time.perf_counter()
         wait_seconds = 0.0 if self._idle_since is None else start - self._idle_since
         reception = self._training.consume(position, key, encoded)
-        losses = [fit.mean_loss for fit in self._training.fits.values()]
+        losses = {name: fit.mean_loss for name, fit in self._training.fits.items()}
+        self._metrics.set_losses(losses)
         self._idle_since = time.perf_counter()
-        mean_loss = sum(losses) / max(len(losses), 1)
+        mean_loss = sum(losses.values()) / max(len(losses), 1)
         return Ack(reception, mean_loss, self._idle_since - start, wait_seconds)
 
     def end_epoch(self, epoch: int) -> EpochEnd:

@@ -87,10 +87,13 @@ class StreamStats:
         blocks_lost: Blocks made that were lost with their node, or dropped after another fault.
         tokens_extracted: Tokens of the blocks made.
         tokens_by_epoch: The same by the epoch for which a block was made first.
-        held_bytes: Bytes of blocks that exist or are being made.
+        held_blocks: Blocks that exist or are being made.
+        held_bytes: Their bytes.
         peak_bytes: The most that `held_bytes` has been.
-        cache_bytes: Bytes of blocks kept for later epochs.
+        cached_blocks: Of those that exist, the ones kept for later epochs.
+        cache_bytes: Their bytes.
         extract_seconds: Sum of the extractors' busy time.
+        extract_wait_seconds: Sum of the time in which extractors had no block to make.
         train_seconds: Sum of the trainers' busy time.
         train_wait_seconds: Sum of the time in which trainers waited for a block.
     """
@@ -101,10 +104,13 @@ class StreamStats:
     blocks_lost: int = 0
     tokens_extracted: int = 0
     tokens_by_epoch: dict[int, int] = field(default_factory=dict)
+    held_blocks: int = 0
     held_bytes: int = 0
     peak_bytes: int = 0
+    cached_blocks: int = 0
     cache_bytes: int = 0
     extract_seconds: float = 0.0
+    extract_wait_seconds: float = 0.0
     train_seconds: float = 0.0
     train_wait_seconds: float = 0.0
 
@@ -116,5 +122,24 @@ class StreamStats:
         self.extract_seconds += seconds
 
     def hold(self, num_bytes: int) -> None:
+        """One more block is being made."""
+        self.held_blocks += 1
         self.held_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+    def keep(self, num_bytes: int) -> None:
+        """A block that is held stays for later epochs."""
+        self.cached_blocks += 1
+        self.cache_bytes += num_bytes
+
+    def drop(self, num_bytes: int, *, kept: bool) -> None:
+        """A block is gone, or was never made."""
+        self.held_blocks -= 1
+        self.held_bytes -= num_bytes
+        if kept:
+            self.cached_blocks -= 1
+            self.cache_bytes -= num_bytes
+
+    def drop_all(self) -> None:
+        """All blocks went with the stream that owned them."""
+        self.held_blocks = self.held_bytes = self.cached_blocks = self.cache_bytes = 0

@@ -1,12 +1,15 @@
 """The pool of extractors: who makes the next block, and on which node it may lie."""
 
 import asyncio
+import time
 from bisect import insort
-from collections import deque
-from collections.abc import Hashable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from bertvision_stream.idleness import Idleness
 
 Extractor = TypeVar("Extractor", bound=Hashable)
 
@@ -68,9 +71,16 @@ class ExtractorPool(Generic[Extractor]):
     Args:
         calls_per_extractor: Blocks that one extractor may be given at once.
         largest_bytes: Bytes of the largest block.
+        clock: The time in seconds.
     """
 
-    def __init__(self, calls_per_extractor: int, largest_bytes: int):
+    def __init__(
+        self,
+        calls_per_extractor: int,
+        largest_bytes: int,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         self._calls = calls_per_extractor
         self._largest_bytes = largest_bytes
         self._nodes: dict[str, Node] = {}
@@ -81,6 +91,12 @@ class ExtractorPool(Generic[Extractor]):
         self._last_leased = -1
         self._waiting: list[_Waiting[Extractor]] = []
         self._error: Exception | None = None
+        self._idleness = Idleness(clock)
+
+    @property
+    def idle_seconds(self) -> float:
+        """Sum of the time in which extractors were there and had no block to make."""
+        return self._idleness.seconds
 
     @property
     def num_extractors(self) -> int:
@@ -161,6 +177,11 @@ class ExtractorPool(Generic[Extractor]):
         self._match()
 
     def _match(self) -> None:
+        self._hand_out()
+        free_calls = Counter(self._idle)
+        self._idleness.set(sum(count == self._calls for count in free_calls.values()))
+
+    def _hand_out(self) -> None:
         while self._waiting and self._idle:
             waiting = self._waiting[0]
             if not waiting.lease.done():  # or else it was cancelled

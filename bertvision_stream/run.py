@@ -302,7 +302,7 @@ def _prepare(
     from actors.job import prepare_job
 
     settings = inputs.settings
-    job = prepare_job(
+    return prepare_job(
         settings,
         inputs.data,
         inputs.source,
@@ -311,8 +311,6 @@ def _prepare(
         show_progress=_show_progress(),
         say=log.info,
     )
-    _heed_sigterm()  # Ray has put a handler of its own in place, which aborts
-    return job
 
 
 def _show_progress() -> bool:

@@ -94,6 +94,17 @@ def plan_of(
     return plan
 
 
+def placement_of(num_extractors: int, *, cpus: float = 0.5) -> Placement:
+    return Placement(
+        num_extractors=num_extractors,
+        extractor_cpus=cpus,
+        extractor_gpus=0,
+        extractor_threads=1,
+        trainer_gpus=0,
+        trainer_threads=1,
+    )
+
+
 def stream(
     plan: StreamPlan,
     heads: Mapping[str, TaskSettings],
@@ -106,14 +117,7 @@ def stream(
 ) -> StreamOutcome:
     return run_stream(
         plan,
-        Placement(
-            num_extractors=num_extractors,
-            extractor_cpus=cpus,
-            extractor_gpus=0,
-            extractor_threads=1,
-            trainer_gpus=0,
-            trainer_threads=1,
-        ),
+        placement_of(num_extractors, cpus=cpus),
         settings=next(iter(heads.values())),
         task=TASK,
         corpus=corpus,

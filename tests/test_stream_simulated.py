@@ -310,6 +310,7 @@ class World:
                 NUM_EXTRACTORS,
                 self.trainers,
                 stats=self.stats,
+                tags={"task": "simulated", "run": "1"},
                 show_progress=False,
             )
             starting = asyncio.create_task(stream.start())
