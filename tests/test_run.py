@@ -199,11 +199,11 @@ def test_fine_tuning_alone_is_found_again(job: Job) -> None:
 
 
 def test_a_budget_below_two_blocks_is_refused_before_the_fine_tuning(folder: Path) -> None:
-    done = run(folder, "stream.budget=10KiB", "finetune.epochs=1", "run_name=three")
+    done = run(folder, "stream.budget=2KiB", "finetune.epochs=1", "run_name=three")
     assert done.returncode == 2
     assert re.fullmatch(
-        r"stream\.budget=10240 \(10.0 KiB\) is too small for two blocks, the least that lets "
-        r"extraction and training overlap\. The smallest that would do is \d+ \(\d+ KiB\); or "
+        r"stream\.budget=2048 \(2\.0 KiB\) is too small for two blocks, the least that lets "
+        r"extraction and training overlap\. The smallest that would do is \d+ \([\d.]+ KiB\); or "
         r"lower extract\.block_tokens, or take extract\.codec=int8\.",
         done.stderr.strip(),
     )
