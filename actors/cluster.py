@@ -56,11 +56,6 @@ OWN_CLUSTER = {
     "task_events_max_num_task_in_gcs": 1000,
 }
 
-# For every actor that computes with torch. oneDNN and its wrapper keep a kernel for each shape of a
-# matrix product, 1,024 of them by default, and packed batches hardly ever repeat a shape: each
-# extractor grew by 10 MiB a second, up to gigabytes. 32 are as fast and take 100 MiB.
-TORCH_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
-
 # Shares of a GPU where extractors and trainers are left to `auto`: each extractor leaves room
 # beside it.
 EXTRACTOR_GPU_SHARE = 0.8

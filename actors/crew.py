@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import OutOfDiskError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.cluster import TORCH_ENVIRONMENT, Placement, get_patiently
+from actors.cluster import Placement, get_patiently
 from actors.extractor import ExtractorSpec
 from actors.records import DeviceInfo, EpochEnd, EpochReport
 from actors.stream import MAX_ATTEMPTS, FeatureStream
@@ -27,6 +27,7 @@ from bertvision_stream.heads import HeadShape
 from bertvision_stream.plan import StreamPlan, StreamStats
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
+from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
 
 _log = logging.getLogger("bertvision_stream")
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.actor import ActorHandle
 
-from actors.cluster import TORCH_ENVIRONMENT
 from actors.records import DeviceInfo, Receipt
 from bertvision_stream.blocks import BlockKey
+from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
 
 if TYPE_CHECKING:
     from bertvision_stream.codecs import Codec

@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import LoggingConfig, RunConfig
 
-from actors.cluster import TORCH_ENVIRONMENT, in_thread, result_patiently
+from actors.cluster import in_thread, result_patiently
 from bertvision_stream.backbone import Backbone, BackboneWeights
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.data import TokenStore
@@ -26,12 +26,12 @@ from bertvision_stream.errors import StreamError
 from bertvision_stream.extract import validation_logits
 from bertvision_stream.finetune import FinetuneOptions, StepReport, finetune, num_steps
 from bertvision_stream.objectives import Objective
+from bertvision_stream.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
 
 # For workers on a CPU, where a step is many short parallel loops and large short-lived gradients.
-WORKER_ENVIRONMENT = TORCH_ENVIRONMENT | {
-    # Threads that wait spin for 300,000 rounds by default; when another process has the core that
-    # they wait for, a step takes 10 times as long. 1,000: 5 % slower alone, 2 to 6 times faster so.
-    "GOMP_SPINCOUNT": "1000",
+WORKER_ENVIRONMENT = {
+    **TORCH_ENVIRONMENT,
+    **SHARED_CORES,
     # Keep freed memory: otherwise the gradient of the word embeddings is mapped anew, page by page,
     # in each step (1.15 times the time).
     "MALLOC_MMAP_MAX_": "0",

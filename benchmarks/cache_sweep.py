@@ -23,7 +23,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from actors.cluster import TORCH_ENVIRONMENT, connect
+from actors.cluster import connect
 from actors.service import StreamOutcome
 from benchmarks.inputs import CPU, Inputs, load_inputs, make_extractor, run_streamed
 from benchmarks.processes import cpu_seconds
@@ -32,6 +32,7 @@ from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.plan import StreamPlan
+from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
 from bertvision_stream.training import make_training, train_in_process
 from bertvision_stream.units import format_bytes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from bertvision_stream.submission import (
     zip_of,
 )
 from bertvision_stream.tasks import GLUE_TASKS
+from bertvision_stream.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
 from bertvision_stream.units import format_seconds
 
 SOURCES = ("bert", "head", "ensemble")
@@ -91,6 +93,8 @@ def predict(
         OutputError: The folder cannot be written.
     """
     say("starting torch and transformers ...")
+    for name, value in (TORCH_ENVIRONMENT | SHARED_CORES).items():
+        os.environ.setdefault(name, value)
     from bertvision_stream.scoring import Scorer
 
     start = time.perf_counter()

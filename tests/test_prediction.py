@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -120,6 +121,18 @@ def test_int8_is_what_the_head_is_given_where_the_run_used_it(
     assert found["int8"]["bert"] == found["fp32"]["bert"]
     assert found["int8"]["head"] != found["fp32"]["head"]
     assert found["int8"]["head"] == pytest.approx(found["fp32"]["head"], abs=0.02)
+
+
+def test_what_must_be_set_before_torch_is_loaded(
+    finished: Exported, monkeypatch: pytest.MonkeyPatch
+):
+    """Kept kernels for every shape of a product would take gigabytes."""
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "64")  # of the user: it stays
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # to be restored
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    predict("run=outputs/custom/one", "data.path=rows.csv", "run_name=p")
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "32"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "64"
 
 
 def test_a_run_that_searched_first(finished: Exported):
