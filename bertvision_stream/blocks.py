@@ -167,13 +167,7 @@ def _rng(seed: int, *words: str | int) -> np.random.Generator:
 
 
 def pick_block_tokens(
-    *,
-    num_tokens: int,
-    longest: int,
-    fewest: int,
-    token_bytes: int,
-    most_bytes: int,
-    on_gpu: bool,
+    *, num_tokens: int, longest: int, token_bytes: int, most_bytes: int, on_gpu: bool
 ) -> int:
     """The block size of `extract.block_tokens=auto`.
 
@@ -183,10 +177,9 @@ def pick_block_tokens(
     Args:
         num_tokens: Tokens of the training split.
         longest: Tokens of the longest example of any split.
-        fewest: Tokens of a block that is hardly worth moving: not less than that.
         token_bytes: Bytes of one token's hidden states.
         most_bytes: Most bytes of a block.
         on_gpu: A GPU wants larger forward passes.
     """
     wanted = min(8192 if on_gpu else 4096, num_tokens // 32, most_bytes // token_bytes)
-    return max(wanted, fewest, longest)
+    return max(wanted, 512, longest)

@@ -16,9 +16,6 @@ from bertvision_stream.settings import ResolvedData, TaskSettings
 from bertvision_stream.spans.windows import tokenize_windows
 from bertvision_stream.units import format_bytes
 
-# Of a block, where memory allows it.
-FEWEST_TOKENS = 512
-
 
 def tokenize_splits(
     data: TaskData,
@@ -88,8 +85,6 @@ def choose_block_tokens(
         return pick_block_tokens(
             num_tokens=stores[TRAIN].num_tokens,
             longest=longest,
-            # Two blocks must fit, or nothing would stream: wide states leave room for less.
-            fewest=min(FEWEST_TOKENS, total // 2 // block_format.block_bytes(1, 1)),
             token_bytes=block_format.token_bytes,
             most_bytes=total // max_blocks(num_extractors),
             on_gpu=on_gpu,

@@ -243,7 +243,6 @@ def test_pick_block_tokens(changed: dict[str, int], expected: int):
     usual = {
         "num_tokens": 1_000_000,
         "longest": 128,
-        "fewest": 512,
         "token_bytes": 5376,
         "most_bytes": 2**30,
         "on_gpu": False,

@@ -15,6 +15,8 @@ PACKAGES = (
     "bertvision_stream",
     "bertvision_stream/demo",
     "bertvision_stream/heads",
+    "bertvision_stream/objectives",
+    "bertvision_stream/spans",
     "actors",
     "tune",
 )
