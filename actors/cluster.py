@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray._private import ray_constants
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 from ray.util import placement_group_table
 
@@ -87,8 +88,7 @@ def connect(address: str | None) -> None:
 
     Args:
         address: `ray.address`. None joins the cluster of the job that we are (`RAY_ADDRESS`),
-            or else
-            starts a local cluster.
+            or else starts a local cluster.
 
     Raises:
         ConfigError: There is no cluster at the address.
@@ -98,10 +98,11 @@ def connect(address: str | None) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
-    with _signals_kept():
+    with signals_kept():
         context = _join(address) if address else _start()
     if context.dashboard_url:
-        _log.info("Ray's dashboard: http://%s", context.dashboard_url)
+        asks = " (it asks for what `ray get-auth-token` prints)" if is_token_auth_enabled() else ""
+        _log.info("Ray's dashboard: http://%s%s", context.dashboard_url, asks)
 
 
 def _join(address: str) -> Any:
@@ -127,7 +128,7 @@ def _start() -> Any:
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
+def signals_kept() -> Iterator[None]:
     """Keep a handler of SIGTERM: Ray puts one of its own in its place, which ends the process."""
     handler = signal.getsignal(signal.SIGTERM)
     try:

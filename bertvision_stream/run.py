@@ -155,7 +155,7 @@ def run_task(
         The report; None for `mode=finetune` and `mode=plan`, which train no head, and for a run
         that `resume=true` finds finished.
     """
-    from bertvision_stream.run_folder import LOG, open_run_folder
+    from bertvision_stream.run_folder import LOG, fleeting_note, open_run_folder
 
     start = time.perf_counter()
     settings = inputs.settings
@@ -165,6 +165,8 @@ def run_task(
             log.info("%s: this run is finished; its results are in %s", settings.task, folder.path)
             return None
         log.info("%s: results in %s", settings.task, folder.path)
+        if note := fleeting_note(folder.path):
+            log.warning("note: %s", note)
         for note in inputs.data.notes:
             log.info("note: %s", note)
         if inputs.planned is not None:

@@ -43,6 +43,16 @@ class RunFolder:
         return self.path / "checkpoints" / "last.safetensors"
 
 
+def fleeting_note(folder: Path) -> str | None:
+    """A sentence for people where results would not stay: in a Ray job's copy of the sources."""
+    if "working_dir_files" not in folder.resolve().parts:
+        return None
+    return (
+        f"{folder} lies in this job's copy of the working directory, which Ray deletes some time; "
+        f"give output_dir a folder that stays, with its full path"
+    )
+
+
 def open_run_folder(settings: TaskSettings) -> RunFolder:
     """The folder for a run: new, or with `resume=true` that of the same run, interrupted.
 

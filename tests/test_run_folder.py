@@ -11,7 +11,7 @@ import pytest
 from tiny import task_settings
 
 from bertvision_stream.errors import ConfigError
-from bertvision_stream.run_folder import RunFolder, dotted, open_run_folder
+from bertvision_stream.run_folder import RunFolder, dotted, fleeting_note, open_run_folder
 from bertvision_stream.settings import TaskSettings
 
 
@@ -238,3 +238,16 @@ def test_a_checkpoint_that_cannot_be_removed(runs: Runs):
 def test_nested_settings_as_dotted_keys():
     nested = {"a": 1, "b": {"c": [2], "d": {"e": None}}, "empty": {}}
     assert dotted(nested) == {"a": 1, "b.c": [2], "b.d.e": None, "empty": {}}
+
+
+def test_results_in_a_jobs_copy_of_the_sources_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1f2e3d"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert fleeting_note(Path("outputs/demo/one")) == (
+        "outputs/demo/one lies in this job's copy of the working directory, which Ray deletes some "
+        "time; give output_dir a folder that stays, with its full path"
+    )
+    assert fleeting_note(tmp_path / "outputs") is None
