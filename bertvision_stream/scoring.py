@@ -25,7 +25,6 @@ from bertvision_stream.evaluate import ensemble, scores_from_logits
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.finished_run import FinishedRun
 from bertvision_stream.model import AdapterPoolerForSequenceClassification
-from bertvision_stream.preparation import FEWEST_TOKENS
 
 _BLOCK_BYTES = 2**28  # most bytes of hidden states at once
 
@@ -114,7 +113,6 @@ class Scorer:
         block_tokens = pick_block_tokens(
             num_tokens=store.num_tokens,
             longest=int(store.lengths.max()),
-            fewest=FEWEST_TOKENS,
             token_bytes=block_format.token_bytes,
             most_bytes=_BLOCK_BYTES,
             on_gpu=self.device.type == "cuda",
