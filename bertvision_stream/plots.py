@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ from bertvision_stream.figures import (
 )
 from bertvision_stream.reliability import reliability
 from bertvision_stream.results import HeadSummary, RunReport
+from bertvision_stream.spans.plots import draw_thresholds
+from bertvision_stream.spans.scoring import ScoredSpans
 from bertvision_stream.tasks import Task
 
 _NAMES = {"bert": "BERT", "head": "head", "ensemble": "ensemble"}
@@ -43,12 +45,14 @@ class SplitScores:
     Attributes:
         name: Of the split.
         labels: Gold class ids, or numbers, [N].
-        scores: By `bert`, `head` and `ensemble`: float64 [N, C] or [N].
+        scores: By `bert`, `head` and `ensemble`: float64 [N, C] or [N]; none of spans.
+        spans: By the same, where answers are spans.
     """
 
     name: str
     labels: np.ndarray
     scores: Mapping[str, np.ndarray]
+    spans: Mapping[str, ScoredSpans] = field(default_factory=dict)
 
 
 def write_plots(report: RunReport, splits: Sequence[SplitScores], folder: Path) -> list[Path]:
@@ -56,7 +60,7 @@ def write_plots(report: RunReport, splits: Sequence[SplitScores], folder: Path) 
 
     Every task has `curves.png`, and `layers.png` where the head weighs layers. Each split of a
     classification has `calibration_<split>.png` and `confusion_<split>.png`, of a regression
-    `scatter_<split>.png`.
+    `scatter_<split>.png`, of spans `thresholds_<split>.png`.
 
     Returns:
         The files.
@@ -76,6 +80,10 @@ def write_plots(report: RunReport, splits: Sequence[SplitScores], folder: Path) 
         elif report.task.kind == "regression":
             figures[f"scatter_{split.name}"] = draw_scatter(
                 split, _title(report, f"gold and predicted scores on {where}")
+            )
+        else:
+            figures[f"thresholds_{split.name}"] = draw_thresholds(
+                split.spans, _title(report, f"answers and thresholds on {where}")
             )
     return save_figures(figures, folder)
 
@@ -128,7 +136,8 @@ def _loss_unit(task: Task) -> str:
     return {
         "classification": "nats an example",
         "regression": "squared error an example",
-    }.get(task.kind, "mean an example")
+        "span": "nats a window, mean of start and end",
+    }[task.kind]
 
 
 def _mark_chosen(axes: Axes, epoch: int, value: float) -> None:

@@ -73,6 +73,8 @@ class ReportParts:
     scores: Grid
     facts: Sequence[tuple[str, str]]
     epochs: Grid
+    more: Sequence[tuple[str, Grid, str]]
+    """What tasks of a kind have beside: title, table, a note below it."""
 
 
 def report_parts(report: RunReport, mark: _Mark) -> ReportParts:
@@ -82,11 +84,16 @@ def report_parts(report: RunReport, mark: _Mark) -> ReportParts:
         report: The run.
         mark: How the best score and the chosen epoch are shown.
     """
-    scores, epochs = (
-        Grid([" ".join(filter(None, title)) for title in header], rows)
-        for header, rows in (_score_table(report, mark), _epoch_table(report, mark))
-    )
-    return ReportParts(_title(report), _data_line(report), scores, _facts(report), epochs)
+    scores, epochs = _grid(*_score_table(report, mark)), _grid(*_epoch_table(report, mark))
+    more = []
+    if report.task.per_token:
+        table = spans_report.threshold_table(report.splits, report.ensemble)
+        more.append((spans_report.TITLE, _grid(*table), spans_report.NOTE))
+    return ReportParts(_title(report), _data_line(report), scores, _facts(report), epochs, more)
+
+
+def _grid(header: _Header, rows: _Rows) -> Grid:
+    return Grid([" ".join(filter(None, title)) for title in header], rows)
 
 
 def kind_table(task: Task, splits: Sequence[SplitResult], ensemble: EnsembleMethod) -> list[str]:

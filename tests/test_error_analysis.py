@@ -215,7 +215,7 @@ def test_no_mistake_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (json.dumps(row(0, "a", "a", "a")) + "\n{", "line 2 cannot be read: Expecting property"),
         (
             json.dumps(row(0, None, "a", "a") | {"gold": ["a"]}),
-            "not predictions of a label or a number",
+            "not predictions of a label, a number or a span",
         ),
     ],
 )
