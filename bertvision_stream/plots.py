@@ -96,7 +96,7 @@ def draw_curves(report: RunReport) -> Figure:
     """Losses and metrics of the head after each epoch, with BERT's own metrics as lines."""
     history, chosen = report.train.history, report.train.best_epoch
     epochs = [record.epoch for record in history]
-    metrics = list(dict.fromkeys(metric for split in report.splits for metric in split.head))
+    metrics = report.task.metrics
     count = 1 + len(metrics)
     columns = 2 if count == 4 else min(count, 3)
     rows = math.ceil(count / columns)
@@ -120,8 +120,6 @@ def draw_curves(report: RunReport) -> Figure:
     for axes, metric in zip(panels[1:], metrics, strict=False):
         axes.set_ylabel(f"{metric.replace('_', ' ')} (validation)")
         for number, split in enumerate(report.splits):
-            if metric not in split.head:
-                continue
             name = f" {split.name.removeprefix('validation_')}" if len(report.splits) > 1 else ""
             style = ("-", "--", "-.")[number % 3]
             values = [record.scores[split.name][metric] for record in history]

@@ -224,6 +224,9 @@ def test_every_kind_of_task_has_its_plots(tmp_path: Path):
     assert [file.name for file in files] == ["curves.png", "scatter_validation.png"]
     scores = {"exact": (0.5, 0.6, 0.55), "f1": (0.55, 0.65, 0.6)}
     squad = report_on("squad_v2", split_result("validation", 60, **scores))
+    # The end has more metrics than each epoch.
+    more = {f"{name}_answerable": values for name, values in scores.items()}
+    squad = replace(squad, splits=(split_result("validation", 60, **scores, **more),))
     answered = SplitScores("validation", np.ones(60), {}, spans())
     files = write_plots(squad, [answered], tmp_path / "squad")
     assert [file.name for file in files] == ["curves.png", "thresholds_validation.png"]
