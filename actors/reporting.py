@@ -22,6 +22,7 @@ from bertvision_stream.export import export_model
 from bertvision_stream.fit import HeadResult
 from bertvision_stream.heads import Head, HeadShape
 from bertvision_stream.objectives import Contestants, Objective, make_objective
+from bertvision_stream.objectives.span import score_spans
 from bertvision_stream.plan import StreamPlan
 from bertvision_stream.report import render_markdown
 from bertvision_stream.results import (
@@ -94,7 +95,7 @@ def write_results(
     drawing = time.perf_counter()
     from bertvision_stream.html_report import render_html  # it brings matplotlib: only now
 
-    plots = _write_plots(folder / "plots", report, contestants, data)
+    plots = _write_plots(folder / "plots", report, contestants, data, corpus)
     report = _with_stages(report, outcome, start=start, plots=time.perf_counter() - drawing)
     write_text(folder / "report.html", render_html(report, plots))
     write_text(folder / "results.md", render_markdown(report))
@@ -103,16 +104,25 @@ def write_results(
 
 
 def _write_plots(
-    folder: Path, report: RunReport, contestants: Mapping[str, Contestants], data: TaskData
+    folder: Path,
+    report: RunReport,
+    contestants: Mapping[str, Contestants],
+    data: TaskData,
+    corpus: Corpus,
 ) -> list[Path]:
     """Plots of the run; those of a search that came first are listed after them."""
     from bertvision_stream.plots import SplitScores, write_plots
 
     earlier = sorted(folder.glob("*.png"))
-    splits = [
-        SplitScores(split.name, split.labels, vars(contestants[split.name]))
-        for split in data.validation
-    ]
+    splits = []
+    for split in data.validation:
+        scores = contestants[split.name].by_name()
+        if data.task.per_token:
+            store = corpus.stores[split.name]
+            spans = {name: score_spans(values, store) for name, values in scores.items()}
+            splits.append(SplitScores(split.name, split.labels, {}, spans))
+        else:
+            splits.append(SplitScores(split.name, split.labels, scores))
     with writing(folder):
         files = write_plots(report, splits, folder)
     return [*files, *(file for file in earlier if file not in files)]

@@ -62,7 +62,10 @@ def load_inputs(keys: Sequence[str], *, block_tokens: int = 2048) -> Inputs:
     source = locate(settings.backbone.name)
     tokenizer = load_tokenizer(source)
     splits = (data.train, *data.validation)
-    stores = {s.name: tokens_of(s, tokenizer, settings.data) for s in splits}
+    stores = {
+        s.name: tokens_of(s, tokenizer, settings.data, evaluated=s is not data.train)
+        for s in splits
+    }
     num_labels, per_token = data.task.num_labels, data.task.per_token
     model, _ = load_classifier(
         source, num_labels=num_labels, per_token=per_token, seed=settings.seed

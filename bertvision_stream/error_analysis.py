@@ -5,6 +5,10 @@
 | `disagreements` | rows on which head and BERT differ, surest first | all, widest gap first |
 | `mistakes` | rows on which the head is wrong, surest first | all, largest error first |
 | `lengths` | share of right predictions by length | mean absolute error by length |
+
+Spans are as a classification, compared by SQuAD's official rules: right is an exact match. Scores
+are exact match and F1, by length of the context, and in one more table, `kinds`, of questions with
+and without an answer.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bertvision_stream.errors import ConfigError
+from bertvision_stream.spans.scoring import normalized_tokens
 
 SOURCES = ("bert", "head", "ensemble")
 _MOST_BINS = 5
@@ -57,8 +62,14 @@ class Predictions:
         return "confidence" not in self.rows[0]["head"]
 
     @property
+    def spans(self) -> bool:
+        return _is_span(self.rows[0])
+
+    @property
     def unit(self) -> str:
         """What lengths are counted in: earlier versions wrote no tokens."""
+        if self.spans:
+            return "words of context"
         return "tokens" if "tokens" in self.rows[0] else "words"
 
 
@@ -87,8 +98,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
                 if not all("prediction" in row[source] for source in SOURCES):
                     raise ValueError("a prediction is lacking")
-                if not isinstance(row["texts"], dict) or isinstance(row.get("gold"), list | dict):
-                    raise ValueError("these are not predictions of a label or a number")
+                _check_kind(row)
                 rows.append(row)
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{error} is lacking" if isinstance(error, KeyError) else error
@@ -98,11 +108,31 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _check_kind(row: Mapping[str, Any]) -> None:
+    """What other programs may have written is not taken for what it is not."""
+    gold = row.get("gold")
+    if not isinstance(row["texts"], dict) or isinstance(gold, dict):
+        raise ValueError("these are not predictions of a label, a number or a span")
+    if _is_span(row):
+        if "context" not in row["texts"] or not isinstance(row["head"]["prediction"], str):
+            raise ValueError("predictions of spans have a context and texts of it")
+        if gold is not None and not all("exact" in row[source] for source in SOURCES):
+            raise ValueError("predictions of spans with gold answers have exact and f1")
+    elif isinstance(gold, list):
+        raise ValueError("these are not predictions of a label, a number or a span")
+
+
+def _is_span(row: Mapping[str, Any]) -> bool:
+    return "null_odds" in row["head"]
+
+
 def tables(predictions: Predictions) -> dict[str, Table]:
     """All tables by name; without labels only where head and BERT disagree."""
     found = {"disagreements": disagreements(predictions)}
     if predictions.labelled:
         found |= {"mistakes": mistakes(predictions), "lengths": by_length(predictions)}
+        if predictions.spans:
+            found["kinds"] = by_kind(predictions)
     return found
 
 
@@ -117,7 +147,7 @@ def disagreements(predictions: Predictions) -> Table:
     def sure_of_both(row: Mapping[str, Any]) -> float:
         return min(row["head"]["confidence"], row["bert"]["confidence"])
 
-    apart = [row for row in rows if _value(row, "head") != _value(row, "bert")]
+    apart = [row for row in rows if _compared(row, "head") != _compared(row, "bert")]
     return _sorted(apart, sure_of_both, predictions)
 
 
@@ -126,16 +156,16 @@ def mistakes(predictions: Predictions) -> Table:
     rows = predictions.rows
     if predictions.regression:
         return _sorted(rows, lambda row: abs(_value(row, "head") - row["gold"]), predictions)
-    wrong = [row for row in rows if _value(row, "head") != row["gold"]]
+    wrong = [row for row in rows if not _is_right(row, "head")]
     return _sorted(wrong, lambda row: row["head"]["confidence"], predictions)
 
 
 def counts(predictions: Predictions) -> dict[str, int]:
-    """How many rows of a classification both get right, one of them, or none."""
+    """How many rows of a classification or of spans both get right, one of them, or none."""
     found = {"both right": 0, "only head": 0, "only BERT": 0, "both wrong": 0}
     names = {(True, True): "both right", (True, False): "only head", (False, True): "only BERT"}
     for row in predictions.rows:
-        right = (_value(row, "head") == row["gold"], _value(row, "bert") == row["gold"])
+        right = (_is_right(row, "head"), _is_right(row, "bert"))
         found[names.get(right, "both wrong")] += 1
     return found
 
@@ -151,24 +181,57 @@ def by_length(predictions: Predictions) -> Table:
     for number in range(len(edges)):
         rows = [row for row, of in zip(predictions.rows, bins, strict=True) if of == number]
         within = lengths[bins == number]
-        scores = {source: _score(rows, source, predictions.regression) for source in SOURCES}
         first, last = int(within.min()), int(within.max())
         group = {"unit": predictions.unit, "from": first, "to": last, "rows": len(rows)}
-        groups.append(group | scores)
+        groups.append(group | _scores(rows, predictions))
+    return Table(tuple(groups[0]), groups)
+
+
+def by_kind(predictions: Predictions) -> Table:
+    """Scores of the three on questions with an answer and on those without."""
+    groups: list[dict[str, Any]] = []
+    for kind, has_answer in (("answerable", True), ("unanswerable", False)):
+        rows = [row for row in predictions.rows if bool(row["gold"]) is has_answer]
+        if rows:
+            groups.append({"kind": kind, "rows": len(rows)} | _scores(rows, predictions))
     return Table(tuple(groups[0]), groups)
 
 
 def length(row: Mapping[str, Any]) -> int:
-    """Tokens of a row; words where a run of an earlier version wrote no tokens."""
+    """Tokens of a row; words where a run of an earlier version wrote none; those of a context."""
+    if _is_span(row):
+        return len(row["texts"]["context"].split())
     if "tokens" in row:
         return row["tokens"]
     return sum(len(text.split()) for text in row["texts"].values())
 
 
-def _score(rows: Sequence[Mapping[str, Any]], source: str, regression: bool) -> float:
-    if regression:
-        return float(np.mean([abs(_value(row, source) - row["gold"]) for row in rows]))
-    return float(np.mean([_value(row, source) == row["gold"] for row in rows]))
+def _scores(rows: Sequence[Mapping[str, Any]], predictions: Predictions) -> dict[str, float]:
+    """By contestant; of spans two each."""
+    if predictions.spans:
+        return {
+            f"{source}_{metric}": float(np.mean([row[source][metric] for row in rows]))
+            for metric in ("exact", "f1")
+            for source in SOURCES
+        }
+    worth = _error if predictions.regression else _is_right
+    return {source: float(np.mean([worth(row, source) for row in rows])) for source in SOURCES}
+
+
+def _error(row: Mapping[str, Any], source: str) -> float:
+    error: float = abs(_value(row, source) - row["gold"])
+    return error
+
+
+def _is_right(row: Mapping[str, Any], source: str) -> bool:
+    if _is_span(row):
+        return bool(row[source]["exact"])
+    return bool(_value(row, source) == row["gold"])
+
+
+def _compared(row: Mapping[str, Any], source: str) -> Any:
+    """What two contestants are compared by."""
+    return normalized_tokens(_value(row, source)) if _is_span(row) else _value(row, source)
 
 
 def _value(row: Mapping[str, Any], source: str) -> Any:
@@ -187,10 +250,15 @@ def _sorted(
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {"index": row["index"], "length": length(row)}
+    if _is_span(row):
+        flat = {"index": row["index"], "id": row["id"], "length": length(row)}
     if "gold" in row:
-        flat["gold"] = row["gold"]
+        golds = row["gold"]
+        flat["gold"] = " | ".join(dict.fromkeys(golds)) if _is_span(row) else golds
     for source in SOURCES:
         flat[source] = _value(row, source)
         if "confidence" in row[source]:
             flat[f"{source}_confidence"] = row[source]["confidence"]
+        if "f1" in row[source]:
+            flat[f"{source}_f1"] = row[source]["f1"]
     return flat | {f"texts.{column}": text for column, text in row["texts"].items()}

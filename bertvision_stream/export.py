@@ -15,15 +15,20 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from bertvision_stream.backbone import BackboneWeights
 from bertvision_stream.finetuned import save_tokenizer
 from bertvision_stream.folders import replacing_folder
-from bertvision_stream.model import AdapterPoolerForSequenceClassification
+from bertvision_stream.model import model_class
 from bertvision_stream.model_card import render_card
 from bertvision_stream.model_config import AdapterPoolerConfig
 from bertvision_stream.referred import encoder_fingerprint
 from bertvision_stream.results import RunReport, write_bytes, write_text
 from bertvision_stream.settings import TaskSettings
-from bertvision_stream.tasks import Task
+from bertvision_stream.tasks import Task, TaskKind
 
 CARD = "README.md"
+_PROBLEM_TYPES: Mapping[TaskKind, str | None] = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "span": None,
+}
 
 
 def export_model(
@@ -36,7 +41,7 @@ def export_model(
     tokenizer: PreTrainedTokenizerBase,
     report: RunReport,
 ) -> None:
-    """Write what `AutoModelForSequenceClassification.from_pretrained(folder)` loads.
+    """Write what transformers' auto class of the task's kind loads with `from_pretrained(folder)`.
 
     Args:
         folder: Replaced if it is there.
@@ -70,7 +75,8 @@ def export_model(
 
 
 def _config(settings: TaskSettings, task: Task, backbone: BackboneWeights) -> AdapterPoolerConfig:
-    labels = task.label_names or (task.label_column,)
+    cls = model_class(per_token=task.per_token)
+    labels = ("start", "end") if task.per_token else task.label_names or (task.label_column,)
     config = AdapterPoolerConfig(
         head=settings.head.model_dump(),
         max_tokens=settings.data.max_length,
@@ -79,14 +85,14 @@ def _config(settings: TaskSettings, task: Task, backbone: BackboneWeights) -> Ad
         seed=settings.seed,
         id2label=dict(enumerate(labels)),
         label2id={label: i for i, label in enumerate(labels)},
-        problem_type="regression" if task.kind == "regression" else "single_label_classification",
+        problem_type=_PROBLEM_TYPES[task.kind],
         dtype="float32",
     )
     config.backbone_config.name_or_path = ""  # a folder of the machine that the run was on
     with torch.device("meta"):
-        prefix = AdapterPoolerForSequenceClassification(config).backbone.base_model_prefix
+        prefix = cls(config).backbone.base_model_prefix
     config.backbone_fingerprint = encoder_fingerprint(backbone.arrays, prefix)
-    config.architectures = [AdapterPoolerForSequenceClassification.__name__]
+    config.architectures = [cls.__name__]
     return config
 
 

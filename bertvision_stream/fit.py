@@ -35,7 +35,8 @@ class HeadResult:
         num_parameters: Trained parameters.
         failure: Why the head was stopped, or empty.
         adapter_shares: Of each layer in the norm of the adapters' output, over a sample of the
-            validation tokens; empty for a head without adapters.
+            validation tokens; empty for a head without adapters, one of a search, and one that
+            was stopped before its last epoch.
     """
 
     state: dict[str, torch.Tensor]
@@ -62,6 +63,7 @@ class HeadFit:
         train_labels: Labels of all training examples, [N] or [N, 2].
         validation: Tokens and labels by validation split.
         device: Where to compute.
+        reported: Whether the head itself is reported on, and not only its scores.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class HeadFit:
         train_labels: np.ndarray,
         validation: Mapping[str, TokenStore],
         device: torch.device,
+        reported: bool = True,
     ):
         bias = objective.initial_bias(train_labels)
         if bias is not None:
@@ -92,6 +95,7 @@ class HeadFit:
         self._chosen_logits: dict[str, np.ndarray] = {}
         self._chosen_norms = torch.zeros(0, dtype=torch.float64)
         self._device = device
+        self._reported = reported
         self._start_epoch()
 
     def _start_epoch(self) -> None:
@@ -114,6 +118,15 @@ class HeadFit:
             return False
         patience = self.settings.patience
         return patience is None or len(self.history) - self._chosen_epoch < patience
+
+    @property
+    def wants_norms(self) -> bool:
+        """Whether this epoch's weights may be those that are kept and reported on.
+
+        Without patience only the last epoch's are, whatever becomes of the head before.
+        """
+        last = self.epoch + 1 == self.settings.epochs
+        return self._reported and (last or self.settings.patience is not None)
 
     def train_batch(self, batch: Batch) -> None:
         """One step of the optimiser."""

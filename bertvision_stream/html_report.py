@@ -27,6 +27,9 @@ _CAPTIONS = {
     "confusion": "Examples by gold label (rows) and prediction (columns); the shade is the share "
     "of the row.",
     "scatter": "Each validation example: predicted against gold score.",
+    "thresholds": "Scores of the three for every threshold: no answer is given where the null "
+    "score is higher than the best span's by more than it. Dashed: threshold 0. To the left "
+    "nothing is answered, to the right every question.",
     "hyperparameters": "The search: score of each trial against each key that was searched.",
     "learning_curves": "The search: score and validation loss of each trial.",
     "best_so_far": "The search: trials in the order of their last report.",

@@ -13,8 +13,15 @@ from typing import Any, ClassVar
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import (
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+)
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.generic import can_return_tuple
 
@@ -25,6 +32,9 @@ from bertvision_stream.settings import HeadSettings
 
 # Arguments of `from_pretrained` that say where files come from.
 _DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+PADDING_LOGIT = -10_000.0
+"""Start and end logit of padding: no share in a softmax, and finite, so that sums stay numbers."""
 
 
 class AdapterPoolerModel(PreTrainedModel):
@@ -37,6 +47,8 @@ class AdapterPoolerModel(PreTrainedModel):
     config: AdapterPoolerConfig
     backbone_class: ClassVar[type]
     """The auto class of the backbone."""
+    per_token: ClassVar[bool] = False
+    """Whether every token has logits, and not every example."""
     _keep_in_fp32_modules_strict = ["head"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -47,7 +59,9 @@ class AdapterPoolerModel(PreTrainedModel):
         from bertvision_stream.backbone import hidden_shape
 
         num_layers, hidden_size = hidden_shape(config.backbone_config)
-        shape = HeadShape(num_layers, hidden_size, config.num_outputs, config.max_tokens)
+        shape = HeadShape(
+            num_layers, hidden_size, config.num_outputs, config.max_tokens, self.per_token
+        )
         self.backbone = self.backbone_class.from_config(config.backbone_config)  # type: ignore[attr-defined]
         self.head = Head(HeadSettings.model_validate(config.head), shape, seed=config.seed)
         self.post_init()
@@ -75,7 +89,7 @@ class AdapterPoolerModel(PreTrainedModel):
     def run_head(
         self, states: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Logits of the head in fp32.
+        """Logits of the head in fp32: [B, C], or packed [T, C] where every token has logits.
 
         Args:
             states: Hidden states [B, S, D] of every layer, padded.
@@ -84,9 +98,7 @@ class AdapterPoolerModel(PreTrainedModel):
         Raises:
             ValueError: An example has no token, or more than the head has positions.
         """
-        if attention_mask is None:
-            attention_mask = states[0].new_ones(states[0].shape[:2])
-        real_BS = attention_mask.bool()
+        real_BS = real_tokens(states[0], attention_mask)
         lengths_B = real_BS.sum(dim=1)
         self._check_lengths(lengths_B)
         hidden_TLD = torch.stack([layer_BSD[real_BS] for layer_BSD in states], dim=1)
@@ -118,17 +130,18 @@ class AdapterPoolerModel(PreTrainedModel):
 
         Raises:
             BackboneError: The backbone that it refers to is gone or is another one; or weights are
-                missing.
+                missing; or the model is one of another kind.
         """
         name = str(pretrained_model_name_or_path)
         download = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
         if not isinstance(config, AdapterPoolerConfig):
             config = AdapterPoolerConfig.from_pretrained(config or name, **download)
+        cls._check_kind(config, name)
         kwargs |= {"config": config, "output_loading_info": True, "use_safetensors": True}
         source: str | None = name
         if config.backbone_source is not None:
             source, kwargs = None, {k: v for k, v in kwargs.items() if k not in _DOWNLOAD}
-            kwargs["state_dict"] = _referred_state_dict(config, name, download)
+            kwargs["state_dict"] = _referred_state_dict(config, name, download, cls.per_token)
         loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
         model, info = loaded
         model.config.name_or_path = model.name_or_path = name
@@ -140,6 +153,16 @@ class AdapterPoolerModel(PreTrainedModel):
             )
         return (model, info) if output_loading_info else model
 
+    @classmethod
+    def _check_kind(cls, config: AdapterPoolerConfig, name: str) -> None:
+        """Weights of one kind may fit the other, whose outputs they would make nonsense of."""
+        kinds: list[str] = config.architectures or [cls.__name__]
+        if cls.__name__ not in kinds:
+            auto_class = kinds[0].replace("AdapterPooler", "AutoModel")
+            raise BackboneError(
+                f"{name} is an {kinds[0]}, not an {cls.__name__}: load it with {auto_class}"
+            )
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
         """As for every transformers model: the backbone comes inside, wherever it came from."""
         source = self.config.backbone_source, self.config.backbone_revision
@@ -150,15 +173,24 @@ class AdapterPoolerModel(PreTrainedModel):
             self.config.backbone_source, self.config.backbone_revision = source
 
 
+def real_tokens(state_BSD: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Where the tokens are that are no padding: bool [B, S]."""
+    if attention_mask is None:
+        return torch.ones(state_BSD.shape[:2], dtype=torch.bool, device=state_BSD.device)
+    return attention_mask.bool()
+
+
 def _referred_state_dict(
-    config: AdapterPoolerConfig, name: str, download: dict[str, Any]
+    config: AdapterPoolerConfig, name: str, download: dict[str, Any], per_token: bool
 ) -> dict[str, torch.Tensor]:
     """The head's weights in the model's own folder, and those of the backbone elsewhere."""
     from bertvision_stream.referred import load_referred
 
     head = cached_file(name, SAFE_WEIGHTS_NAME, **download)
     assert head is not None  # or it would have raised
-    backbone = load_referred(config, name, download.get("subfolder") or "")
+    backbone = load_referred(
+        config, name, subfolder=download.get("subfolder") or "", per_token=per_token
+    )
     return load_file(head) | {f"backbone.{key}": weight for key, weight in backbone.items()}
 
 
@@ -215,6 +247,79 @@ class AdapterPoolerForSequenceClassification(AdapterPoolerModel):
         return nn.functional.cross_entropy(logits_BC, labels_B.view(-1))
 
 
+@dataclass
+class AdapterPoolerSpanOutput(QuestionAnsweringModelOutput):
+    """As every question-answering model's, and the logits of BERT's own layer.
+
+    Attributes:
+        backbone_start_logits: [B, S], in the backbone's dtype, also at padding.
+        backbone_end_logits: Likewise.
+    """
+
+    backbone_start_logits: torch.FloatTensor | None = None
+    backbone_end_logits: torch.FloatTensor | None = None
+
+
+class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
+    """The first and the last token of an answer; both are `[CLS]` where there is none."""
+
+    backbone_class = AutoModelForQuestionAnswering
+    per_token = True
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> AdapterPoolerSpanOutput:
+        """Logits of padded inputs; padding takes no part in them, and has `PADDING_LOGIT`.
+
+        Args:
+            input_ids: [B, S].
+            attention_mask: [B, S], 1 at real tokens and 0 at padding; None takes all for real.
+            token_type_ids: [B, S]; ignored by encoders without token types.
+            start_positions: [B]; with `end_positions` the loss is computed, as transformers does:
+                positions outside of an example do not count.
+            end_positions: [B].
+            output_hidden_states: Whether to return the backbone's.
+            kwargs: For the backbone.
+        """
+        output = self.run_backbone(attention_mask, token_type_ids, input_ids=input_ids, **kwargs)
+        states = output.hidden_states
+        logits_T2 = self.run_head(states, attention_mask)
+        real_BS = real_tokens(states[0], attention_mask)
+        logits_BS2 = logits_T2.new_full((*real_BS.shape, 2), PADDING_LOGIT)
+        logits_BS2[real_BS] = logits_T2
+        start: Any
+        end: Any
+        start, end = (logits_BS.contiguous() for logits_BS in logits_BS2.unbind(-1))
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(start, end, start_positions, end_positions)
+        return AdapterPoolerSpanOutput(
+            loss=loss,
+            start_logits=start,
+            end_logits=end,
+            hidden_states=states if output_hidden_states else None,
+            attentions=output.attentions,
+            backbone_start_logits=output.start_logits,
+            backbone_end_logits=output.end_logits,
+        )
+
+
+def model_class(*, per_token: bool) -> type[AdapterPoolerModel]:
+    """The class of an exported head: of every token's logits, or of every example's."""
+    return (
+        AdapterPoolerForQuestionAnswering if per_token else AdapterPoolerForSequenceClassification
+    )
+
+
 AutoModelForSequenceClassification.register(
     AdapterPoolerConfig, AdapterPoolerForSequenceClassification
 )
+AutoModelForQuestionAnswering.register(AdapterPoolerConfig, AdapterPoolerForQuestionAnswering)

@@ -10,7 +10,17 @@ from bertvision_stream.sources import MINILM
 from bertvision_stream.tasks import Task
 
 # Settings that change the numbers; the others say where and how to run.
-_SHOWN = ("backbone.", "finetune.", "extract.codec", "head.", "train.", "data.max_length", "seed")
+_SHOWN = (
+    "backbone.",
+    "finetune.",
+    "extract.codec",
+    "head.",
+    "train.",
+    "data.max_length",
+    "data.stride",
+    "seed",
+)
+_NOT_SCORED = ("threshold", "_tuned", "_always")  # of spans; `results.md` has them
 _NOT_SHOWN = ("backbone.name", "finetune.reuse", "num_workers", "num_trainers", "num_gpus")
 
 
@@ -37,9 +47,8 @@ def render_card(report: RunReport, *, backbone_source: str | None) -> str:
         f"tokens), evaluated on {validation}.",
         "## Scores",
         _scores(report),
-        "BERT is the fine-tuned classifier that the head stands on, the ensemble the "
-        f"{report.ensemble} of both. This model's `logits` are the head's; `backbone_logits` are "
-        "BERT's.",
+        f"BERT is the fine-tuned {_layer(task)} that the head stands on, the ensemble the "
+        f"{report.ensemble} of both. {_logits(task)}",
         "## Numbers",
         _numbers(report),
         "## Settings",
@@ -51,7 +60,8 @@ def render_card(report: RunReport, *, backbone_source: str | None) -> str:
 
 
 def _front_matter(report: RunReport) -> str:
-    lines = ["library_name: transformers", "pipeline_tag: text-classification"]
+    kind = "question-answering" if report.task.per_token else "text-classification"
+    lines = ["library_name: transformers", f"pipeline_tag: {kind}"]
     lines += ["tags:", "- bertvision_stream", f"- {report.head.kind}"]
     if report.backbone != MINILM and not Path(report.backbone).expanduser().exists():
         lines.append(f"base_model: {json.dumps(report.backbone)}")
@@ -66,7 +76,62 @@ def _where(backbone_source: str | None) -> str:
     return f"The head is in this folder, which refers to the backbone in `{backbone_source}`."
 
 
+def _layer(task: Task) -> str:
+    return "question-answering layer" if task.per_token else "classifier"
+
+
+def _logits(task: Task) -> str:
+    if task.per_token:
+        return (
+            "This model's `start_logits` and `end_logits` are the head's (far below all others at "
+            "padding); `backbone_start_logits` and `backbone_end_logits` are BERT's. An answer is "
+            "the best span of at most 30 tokens in all windows of a long context; there is none "
+            "where `[CLS]`, start and end, scores higher (threshold 0)."
+        )
+    return "This model's `logits` are the head's; `backbone_logits` are BERT's."
+
+
 def _use(task: Task) -> str:
+    return _use_spans() if task.per_token else _use_texts(task)
+
+
+def _use_spans() -> str:
+    return """\
+```python
+import torch
+
+import bertvision_stream  # registers the model with transformers
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+folder = "path/to/this/folder"
+model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+
+
+@torch.no_grad()
+def answer(question, context):
+    \"\"\"The best span of a context of one window; empty where no answer scores higher.\"\"\"
+    tokens = tokenizer(question, context, truncation="only_second", return_tensors="pt")
+    output = model(**tokens)
+    start, end = output.start_logits[0], output.end_logits[0]
+    inside = torch.tensor([part == 1 for part in tokens.sequence_ids(0)])  # of the context
+    allowed = (inside[:, None] & inside).triu().tril(29)  # spans of at most 30 tokens
+    scores = (start[:, None] + end).masked_fill(~allowed, -torch.inf)
+    cls = tokens.input_ids[0].tolist().index(tokenizer.cls_token_id)
+    if start[cls] + end[cls] > scores.max():
+        return ""
+    first, last = divmod(int(scores.argmax()), len(start))
+    return context[tokens.token_to_chars(0, first).start : tokens.token_to_chars(0, last).end]
+
+
+answer("the question", "the context")
+```
+
+transformers 5 has no pipeline for this any more. Longer contexts take overlapping windows:
+`python -m bertvision_stream.run mode=predict run=... data.path=...` makes and joins them."""
+
+
+def _use_texts(task: Task) -> str:
     texts = [f"the {column}" for column in task.text_columns]
     one = json.dumps(texts[0])
     if len(texts) == 2:
@@ -89,6 +154,8 @@ def _task_line(task: Task) -> str:
     columns = " and ".join(task.text_columns)
     if task.kind == "regression":
         return f"From {columns} to a number, {task.label_column}."
+    if task.per_token:
+        return f"From {columns} to the span of the context that answers, or to no answer."
     return f"From {columns} to one of: {', '.join(task.label_names)}."
 
 
@@ -99,6 +166,7 @@ def _scores(report: RunReport) -> str:
         f"{split.ensemble[metric]:.4f} |"
         for split in report.splits
         for metric in split.head
+        if not metric.startswith(_NOT_SCORED) and not metric.endswith(_NOT_SCORED)
     ]
     return "\n".join([header, *rows])
 

@@ -10,10 +10,10 @@ from bertvision_stream.settings import HeadSettings
 
 
 class AdapterPoolerConfig(PreTrainedConfig):
-    """What `AdapterPoolerForSequenceClassification` is built from.
+    """What `AdapterPoolerForSequenceClassification` and `...ForQuestionAnswering` are built from.
 
     Label names, their number and `problem_type` stand where they stand for every transformers
-    classifier.
+    classifier; where answers are spans, the two labels are the outputs, start and end.
 
     Args:
         head: `head.*`, by name.
@@ -32,7 +32,11 @@ class AdapterPoolerConfig(PreTrainedConfig):
 
     model_type = "adapter_pooler"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
-    keys_to_ignore_at_inference = ["backbone_logits"]  # noqa: RUF012
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "backbone_logits",
+        "backbone_start_logits",
+        "backbone_end_logits",
+    ]
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from bertvision_stream.rows import (
     rows_from_table,
     texts_of,
 )
+from bertvision_stream.spans.questions import Questions, from_hub, read_new_questions
 from bertvision_stream.tasks import Task
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 AX = "ax"
 """GLUE's diagnostic set, for the model of mnli."""
 _TEST = ("test", "test_matched", "test_mismatched")
+_OF_SPANS = ("test", "validation")  # the first that there is: SQuAD's test split is not public
 _INDEX = "idx"
 
 
@@ -51,7 +53,7 @@ class NewRows:
 
 
 def read_new_rows(task: Task, path: str | None) -> list[NewRows]:
-    """Reads the rows at `data.path`, or a GLUE task's test splits from the hub.
+    """Reads the rows at `data.path`, or from the hub: test splits, of SQuAD the validation split.
 
     Raises:
         DataError: They cannot be found, read or used.
@@ -77,20 +79,27 @@ def read_new_rows(task: Task, path: str | None) -> list[NewRows]:
 def _find_splits(path: Path, task: Task) -> dict[str, list[Path]]:
     """The files of each test split in a folder laid out like the hub's."""
     folder = path / task.name if (path / task.name).is_dir() else path
-    found = {name: find_split_files(folder, [name]) for name in _TEST}
+    wanted = _OF_SPANS if task.per_token else _TEST
+    found = {name: find_split_files(folder, [name]) for name in wanted}
     if task.name == "mnli" and (path / AX).is_dir():
         found[AX] = find_split_files(path / AX, ["test"])
     found = {name: files for name, files in found.items() if files}
     if not found:
+        others = "test_matched and test_mismatched)"
+        others = f"(for mnli also {others}" if not task.per_token else "and for validation.*"
         raise DataError(
-            f"data.path={path} has no test split: looked for test.* or test-* (for mnli also "
-            f"test_matched and test_mismatched) with the suffix {' or '.join(SUFFIXES)} in "
+            f"data.path={path} has no test split: looked for test.* or test-* {others} "
+            f"with the suffix {' or '.join(SUFFIXES)} in "
             f"{folder}, which holds {describe_folder(folder)}. To score other rows, name a file."
         )
-    return found
+    return dict(list(found.items())[:1]) if task.per_token else found
 
 
 def _from_hub(task: Task) -> list[NewRows]:
+    if task.per_token:
+        (name,) = task.validation_splits
+        (dataset,) = load_from_hub(task, [name])
+        return [_questions(name, from_hub(task, name, dataset), labelled=True)]
     splits = ("test_matched", "test_mismatched") if task.name == "mnli" else ("test",)
     wanted = {name: (task, name) for name in splits}
     if task.name == "mnli":
@@ -106,6 +115,8 @@ def _from_hub(task: Task) -> list[NewRows]:
 
 
 def _read(name: str, files: Sequence[Path], task: Task) -> NewRows:
+    if task.per_token:
+        return _questions(name, *read_new_questions(files))
     parts = []
     for path in files:
         table = read_table(path, task.text_columns, optional_columns=(task.label_column, _INDEX))
@@ -115,6 +126,11 @@ def _read(name: str, files: Sequence[Path], task: Task) -> NewRows:
     if not parts:
         raise DataError(f"{files[0]}: there are no rows")
     return _joined(name, str(files[0].parent), parts)
+
+
+def _questions(name: str, questions: Questions, labelled: bool) -> NewRows:
+    split = Split(name, questions.texts, questions.labels, questions)
+    return NewRows(split, labelled, index=np.arange(len(questions)))
 
 
 @dataclass(frozen=True, eq=False)

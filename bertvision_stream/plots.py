@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ from bertvision_stream.figures import (
 )
 from bertvision_stream.reliability import reliability
 from bertvision_stream.results import HeadSummary, RunReport
+from bertvision_stream.spans.plots import draw_thresholds
+from bertvision_stream.spans.scoring import ScoredSpans
 from bertvision_stream.tasks import Task
 
 _NAMES = {"bert": "BERT", "head": "head", "ensemble": "ensemble"}
@@ -43,12 +45,14 @@ class SplitScores:
     Attributes:
         name: Of the split.
         labels: Gold class ids, or numbers, [N].
-        scores: By `bert`, `head` and `ensemble`: float64 [N, C] or [N].
+        scores: By `bert`, `head` and `ensemble`: float64 [N, C] or [N]; none of spans.
+        spans: By the same, where answers are spans.
     """
 
     name: str
     labels: np.ndarray
     scores: Mapping[str, np.ndarray]
+    spans: Mapping[str, ScoredSpans] = field(default_factory=dict)
 
 
 def write_plots(report: RunReport, splits: Sequence[SplitScores], folder: Path) -> list[Path]:
@@ -56,7 +60,7 @@ def write_plots(report: RunReport, splits: Sequence[SplitScores], folder: Path) 
 
     Every task has `curves.png`, and `layers.png` where the head weighs layers. Each split of a
     classification has `calibration_<split>.png` and `confusion_<split>.png`, of a regression
-    `scatter_<split>.png`.
+    `scatter_<split>.png`, of spans `thresholds_<split>.png`.
 
     Returns:
         The files.
@@ -77,6 +81,10 @@ def write_plots(report: RunReport, splits: Sequence[SplitScores], folder: Path) 
             figures[f"scatter_{split.name}"] = draw_scatter(
                 split, _title(report, f"gold and predicted scores on {where}")
             )
+        else:
+            figures[f"thresholds_{split.name}"] = draw_thresholds(
+                split.spans, _title(report, f"answers and thresholds on {where}")
+            )
     return save_figures(figures, folder)
 
 
@@ -88,7 +96,7 @@ def draw_curves(report: RunReport) -> Figure:
     """Losses and metrics of the head after each epoch, with BERT's own metrics as lines."""
     history, chosen = report.train.history, report.train.best_epoch
     epochs = [record.epoch for record in history]
-    metrics = list(dict.fromkeys(metric for split in report.splits for metric in split.head))
+    metrics = report.task.metrics
     count = 1 + len(metrics)
     columns = 2 if count == 4 else min(count, 3)
     rows = math.ceil(count / columns)
@@ -112,8 +120,6 @@ def draw_curves(report: RunReport) -> Figure:
     for axes, metric in zip(panels[1:], metrics, strict=False):
         axes.set_ylabel(f"{metric.replace('_', ' ')} (validation)")
         for number, split in enumerate(report.splits):
-            if metric not in split.head:
-                continue
             name = f" {split.name.removeprefix('validation_')}" if len(report.splits) > 1 else ""
             style = ("-", "--", "-.")[number % 3]
             values = [record.scores[split.name][metric] for record in history]
@@ -128,7 +134,8 @@ def _loss_unit(task: Task) -> str:
     return {
         "classification": "nats an example",
         "regression": "squared error an example",
-    }.get(task.kind, "mean an example")
+        "span": "nats a window, mean of start and end",
+    }[task.kind]
 
 
 def _mark_chosen(axes: Axes, epoch: int, value: float) -> None:

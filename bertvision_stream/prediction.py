@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bertvision_stream.errors import ConfigError
-from bertvision_stream.evaluate import compute_metrics
 from bertvision_stream.finished_run import FinishedRun, open_finished_run
 from bertvision_stream.new_rows import NewRows, read_new_rows
-from bertvision_stream.report import text_grid
-from bertvision_stream.results import write_bytes, write_json, write_predictions, write_text
+from bertvision_stream.report import kind_table, text_grid
+from bertvision_stream.results import (
+    SplitResult,
+    splits_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from bertvision_stream.settings import Settings
 from bertvision_stream.submission import (
     ZIP,
@@ -27,8 +31,6 @@ from bertvision_stream.submission import (
 from bertvision_stream.tasks import GLUE_TASKS
 from bertvision_stream.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
 from bertvision_stream.units import format_seconds
-
-SOURCES = ("bert", "head", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -100,27 +102,21 @@ def predict(
     start = time.perf_counter()
     run, task = prediction.run, prediction.run.task
     scorer = Scorer(run)
-    files, splits = {}, {}
+    objective = scorer.objective
+    files: dict[str, str] = {}
+    splits: list[SplitResult] = []
     for rows in prediction.rows:
         name, num_rows = rows.split.name, len(rows.split)
         scored = scorer.score(rows.split, show_progress=show_progress)
-        scores = {key: getattr(scored, key) for key in SOURCES}
-        path = folder / f"predictions_{name}.jsonl"
-        write_predictions(
-            path,
-            task=task,
-            split=rows.split,
-            tokens=scored.lengths,
-            labelled=rows.labelled,
-            **scores,
+        store, scores = scored.store, scored.contestants.by_name()
+        objective.write_predictions(
+            folder, rows.split, store, scored.contestants, labelled=rows.labelled
         )
-        cut = f"; {scored.num_truncated:,} were cut" if scored.num_truncated else ""
-        say(f"{name}: {num_rows:,} rows, {int(scored.lengths.sum()):,} tokens{cut}: {path}")
+        path = folder / f"predictions_{name}.jsonl"
+        say(f"{name}: {store.describe(run.settings.data.max_length)}: {path}")
         if rows.labelled:
-            splits[name] = {"examples": num_rows} | {
-                key: compute_metrics(values, rows.split.labels, task.metrics)
-                for key, values in scores.items()
-            }
+            metrics = {key: objective.all_metrics(each, store) for key, each in scores.items()}
+            splits.append(SplitResult(name=name, examples=num_rows, **metrics))
         if file := file_name(task, name):
             files[file] = render_file(task, scores[source], rows.index)
             write_text(folder / file, files[file])
@@ -139,25 +135,31 @@ def predict(
 def _report(
     folder: Path,
     run: FinishedRun,
-    splits: Mapping[str, Mapping[str, Any]],
+    splits: Sequence[SplitResult],
     seconds: float,
     say: Callable[[str], None],
 ) -> None:
     header = [("", "split"), ("", "examples"), ("", "metric")]
     header += [("", "BERT"), ("", "head"), ("", "ensemble")]
     rows = [
-        [name, f"{split['examples']:,}", metric, *(f"{split[key][metric]:.4f}" for key in SOURCES)]
-        for name, split in splits.items()
-        for metric in split["head"]
+        [
+            split.name,
+            f"{split.examples:,}",
+            metric,
+            *(f"{scores[metric]:.4f}" for scores in (split.bert, split.head, split.ensemble)),
+        ]
+        for split in splits
+        for metric in run.task.metrics
     ]
-    say(f"\n{text_grid(header, rows)}\nin {format_seconds(seconds)}")
+    more = kind_table(run.task, splits, run.settings.evaluate.ensemble)
+    say("\n" + "\n\n".join([text_grid(header, rows), *more]) + f"\nin {format_seconds(seconds)}")
     content = {
         "task": run.task.name,
         "run": str(run.folder),
         "backbone": run.settings.backbone.name,
         "seed": run.settings.seed,
         "head": {"kind": run.head_kind},
-        "splits": splits,
+        "splits": splits_json(splits),
         "seconds": {"total": seconds},
     }
     write_json(folder / "metrics.json", content)

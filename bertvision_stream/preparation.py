@@ -35,14 +35,24 @@ def tokenize_splits(
         raise ConfigError(
             f"data.max_length={max_length} is more than the {positions} positions of the backbone"
         )
-    stores = {s.name: tokens_of(s, tokenizer, settings) for s in (data.train, *data.validation)}
+    stores = {data.train.name: tokens_of(data.train, tokenizer, settings, evaluated=False)}
+    stores |= {s.name: tokens_of(s, tokenizer, settings) for s in data.validation}
     for name, store in stores.items():
         say(f"{name}: {store.describe(max_length)}")
     return stores
 
 
-def tokens_of(split: Split, tokenizer: Any, settings: ResolvedData) -> TokenStore:
-    """Tokens of one split: its examples, or the windows of its questions."""
+def tokens_of(
+    split: Split, tokenizer: Any, settings: ResolvedData, *, evaluated: bool = True
+) -> TokenStore:
+    """Tokens of one split: its examples, or the windows of its questions.
+
+    Args:
+        split: The rows.
+        tokenizer: A fast tokenizer.
+        settings: `data.*`.
+        evaluated: Whether predictions are made of them, and not only trained on.
+    """
     if split.questions is None:
         return tokenize(split, tokenizer, settings.max_length)
     assert settings.stride is not None
@@ -51,7 +61,7 @@ def tokens_of(split: Split, tokenizer: Any, settings: ResolvedData) -> TokenStor
         tokenizer,
         max_length=settings.max_length,
         stride=settings.stride,
-        keep_layout=split.name != TRAIN,
+        keep_layout=evaluated,
     )
 
 

@@ -17,7 +17,7 @@ from bertvision_stream.sources import locate_referred
 
 
 def load_referred(
-    config: AdapterPoolerConfig, model: str, subfolder: str = ""
+    config: AdapterPoolerConfig, model: str, *, subfolder: str = "", per_token: bool = False
 ) -> dict[str, torch.Tensor]:
     """State dict of the backbone, in fp32 on the CPU.
 
@@ -25,6 +25,7 @@ def load_referred(
         config: Says where the backbone is.
         model: The folder or hub id of the model that refers to it.
         subfolder: Where `config.json` is in it.
+        per_token: Whether the backbone's own layer gives every token logits.
 
     Raises:
         BackboneError: It is not there, or its weights are not those that the head was trained on.
@@ -35,7 +36,8 @@ def load_referred(
     backbone, _ = load_classifier(
         source,
         num_labels=config.num_outputs,
-        label_names=config.label_names,
+        label_names=() if per_token else config.label_names,
+        per_token=per_token,
         revision=revision,
         seed=config.seed,
     )

@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bertvision_stream.evaluate import headline
+from bertvision_stream.evaluate import EnsembleMethod, headline
 from bertvision_stream.plan_check import describe_check
-from bertvision_stream.results import RunReport
+from bertvision_stream.results import RunReport, SplitResult
 from bertvision_stream.spans import report as spans_report
+from bertvision_stream.tasks import Task
 from bertvision_stream.units import format_bytes, format_count, format_seconds
 
 _WIDTH = 96  # columns that the facts under a table are wrapped to
@@ -25,9 +26,8 @@ def render_table(report: RunReport) -> str:
     header, rows = _score_table(report, _star)
     lines = [_title(report), _data_line(report), "", text_grid(header, rows)]
     lines += ["* best of its column", ""]
-    if report.task.kind == "span":
-        grid = text_grid(*spans_report.threshold_table(report))
-        lines += [spans_report.TITLE, "", grid, textwrap.fill(spans_report.NOTE, _WIDTH), ""]
+    for text in kind_table(report.task, report.splits, report.ensemble):
+        lines += [text, ""]
     for subject, fact in _facts(report):
         lines.append(textwrap.fill(f"{subject:<8}{fact}", _WIDTH, subsequent_indent=" " * 8))
     return "\n".join(lines) + "\n"
@@ -73,6 +73,8 @@ class ReportParts:
     scores: Grid
     facts: Sequence[tuple[str, str]]
     epochs: Grid
+    more: Sequence[tuple[str, Grid, str]]
+    """What tasks of a kind have beside: title, table, a note below it."""
 
 
 def report_parts(report: RunReport, mark: _Mark) -> ReportParts:
@@ -82,18 +84,31 @@ def report_parts(report: RunReport, mark: _Mark) -> ReportParts:
         report: The run.
         mark: How the best score and the chosen epoch are shown.
     """
-    scores, epochs = (
-        Grid([" ".join(filter(None, title)) for title in header], rows)
-        for header, rows in (_score_table(report, mark), _epoch_table(report, mark))
-    )
-    return ReportParts(_title(report), _data_line(report), scores, _facts(report), epochs)
+    scores, epochs = _grid(*_score_table(report, mark)), _grid(*_epoch_table(report, mark))
+    more = []
+    if report.task.per_token:
+        table = spans_report.threshold_table(report.splits, report.ensemble)
+        more.append((spans_report.TITLE, _grid(*table), spans_report.NOTE))
+    return ReportParts(_title(report), _data_line(report), scores, _facts(report), epochs, more)
+
+
+def _grid(header: _Header, rows: _Rows) -> Grid:
+    return Grid([" ".join(filter(None, title)) for title in header], rows)
+
+
+def kind_table(task: Task, splits: Sequence[SplitResult], ensemble: EnsembleMethod) -> list[str]:
+    """What tasks of a kind have beside the scores, for a console: blocks of lines, or none."""
+    if not task.per_token:
+        return []
+    grid = text_grid(*spans_report.threshold_table(splits, ensemble))
+    return [spans_report.TITLE, f"{grid}\n{textwrap.fill(spans_report.NOTE, _WIDTH)}"]
 
 
 def _kind_sections(report: RunReport) -> list[str]:
-    """What tasks of a kind have beside the scores."""
-    if report.task.kind != "span":
+    """The same as Markdown."""
+    if not report.task.per_token:
         return []
-    grid = _markdown_grid(*spans_report.threshold_table(report))
+    grid = _markdown_grid(*spans_report.threshold_table(report.splits, report.ensemble))
     return [f"## {spans_report.TITLE}", grid, spans_report.NOTE]
 
 

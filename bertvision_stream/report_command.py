@@ -27,12 +27,14 @@ _USAGE = """\
 usage: python -m bertvision_stream.report errors RUN
 
 Prints where the head and BERT of a finished run disagree, the head's most confident mistakes, and
-scores by length; writes all of them, as jsonl and csv, into RUN/errors/. RUN is the folder of a run
+scores by length; writes all of them, as jsonl and csv, into RUN/errors/. Answers in spans are
+compared by SQuAD's rules, and scored with and without an answer as well. RUN is the folder of a run
 (outputs/TASK/RUN_NAME), or of the predictions of mode=predict."""
 _NUM_SHOWN = 10
 _WIDTH = 96
 _MOST_CHARACTERS = 280  # of a text that is printed; the files have it in full
 _NAMES = {"bert": "BERT", "head": "head", "ensemble": "ensemble"}
+_NO_ANSWER = "(no answer)"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,6 +109,8 @@ def render(predictions: Predictions, found: Mapping[str, Table]) -> str:
     if predictions.regression:
         title = "Where the head is furthest off"
     sections += [_listed(title, wrong), _lengths(predictions, found["lengths"])]
+    if "kinds" in found:
+        sections.append(_kinds(found["kinds"]))
     return "\n\n".join(sections)
 
 
@@ -123,12 +127,29 @@ def _grid_of_counts(predictions: Predictions) -> str:
 
 def _lengths(predictions: Predictions, table: Table) -> str:
     what = "Mean absolute error" if predictions.regression else "Share of right predictions"
-    header = [("", predictions.unit), ("", "rows"), *(("", _NAMES[source]) for source in SOURCES)]
+    if predictions.spans:
+        what = "Exact match and F1"
+    ranges = [_range(row) for row in table.rows]
+    return f"{what} by length\n\n{_grid_of_scores(predictions.unit, ranges, table)}"
+
+
+def _kinds(table: Table) -> str:
+    kinds = [row["kind"] for row in table.rows]
+    return f"Exact match and F1 by kind\n\n{_grid_of_scores('questions', kinds, table)}"
+
+
+def _grid_of_scores(title: str, groups: Sequence[str], table: Table) -> str:
+    """Scores of groups of rows: the three contestants, under each metric if there are several."""
+    header = [("", title), ("", "rows")]
+    keys = [key for key in table.columns if key.split("_")[0] in SOURCES]
+    for key in keys:
+        source, _, metric = key.partition("_")
+        header.append((metric, _NAMES[source]))
     rows = [
-        [_range(row), f"{row['rows']:,}", *(f"{row[source]:.4f}" for source in SOURCES)]
-        for row in table.rows
+        [group, f"{row['rows']:,}", *(f"{row[key]:.4f}" for key in keys)]
+        for group, row in zip(groups, table.rows, strict=True)
     ]
-    return f"{what} by length\n\n{text_grid(header, rows)}"
+    return text_grid(header, rows)
 
 
 def _range(row: Mapping[str, Any]) -> str:
@@ -161,4 +182,6 @@ def _entry(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
+    if value == "":
+        return _NO_ANSWER
     return f"{value:.3f}" if isinstance(value, float) else str(value)

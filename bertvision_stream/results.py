@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -229,15 +229,7 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "seed": report.seed,
         "ensemble": report.ensemble,
         "head": asdict(report.head),
-        "splits": {
-            split.name: {
-                "examples": split.examples,
-                "bert": dict(split.bert),
-                "head": dict(split.head),
-                "ensemble": dict(split.ensemble),
-            }
-            for split in report.splits
-        },
+        "splits": splits_json(report.splits),
         "finetune": asdict(report.finetune),
         "train": {
             "examples": train.examples,
@@ -262,6 +254,19 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "notes": list(report.notes),
         **({"search": asdict(report.search)} if report.search else {}),
         **({"plan": asdict(report.plan)} if report.plan else {}),
+    }
+
+
+def splits_json(splits: Iterable[SplitResult]) -> dict[str, Any]:
+    """Scores of the three on each split, as in `metrics.json`."""
+    return {
+        split.name: {
+            "examples": split.examples,
+            "bert": dict(split.bert),
+            "head": dict(split.head),
+            "ensemble": dict(split.ensemble),
+        }
+        for split in splits
     }
 
 

@@ -19,12 +19,13 @@ from bertvision_stream.batches import OpenBlock
 from bertvision_stream.blocks import pick_block_tokens
 from bertvision_stream.codecs import BlockFormat
 from bertvision_stream.corpus import Corpus
-from bertvision_stream.data import Split, TokenStore, tokenize
+from bertvision_stream.data import Split, TokenStore
 from bertvision_stream.devices import keep_freed_memory, pick_dtype
-from bertvision_stream.evaluate import ensemble, scores_from_logits
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.finished_run import FinishedRun
-from bertvision_stream.model import AdapterPoolerForSequenceClassification
+from bertvision_stream.model import model_class
+from bertvision_stream.objectives import Contestants, make_objective
+from bertvision_stream.preparation import tokens_of
 
 _BLOCK_BYTES = 2**28  # most bytes of hidden states at once
 
@@ -34,18 +35,12 @@ class Scored:
     """One split.
 
     Attributes:
-        bert: Scores of BERT's own classifier, float64 [N, C] or [N].
-        head: Of the head.
-        ensemble: Of both, combined as the run did.
-        lengths: Tokens of each row, int64 [N].
-        num_truncated: Rows that were cut.
+        store: Its tokens.
+        contestants: Scores of the three, the ensemble's as the run combined them.
     """
 
-    bert: np.ndarray
-    head: np.ndarray
-    ensemble: np.ndarray
-    lengths: np.ndarray
-    num_truncated: int
+    store: TokenStore
+    contestants: Contestants
 
 
 class Scorer:
@@ -61,10 +56,11 @@ class Scorer:
     def __init__(self, run: FinishedRun):
         keep_freed_memory()
         self.run = run
+        self.objective = make_objective(run.task)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.head_dtype = pick_dtype(run.settings.train.precision, self.device)
         with quiet():
-            model = AdapterPoolerForSequenceClassification.from_pretrained(run.model)
+            model = model_class(per_token=run.task.per_token).from_pretrained(run.model)
         self._tokenizer: Any = load_tokenizer(str(run.model))
         self._head = model.head.to(self.device).requires_grad_(False)
         dtype = pick_dtype(run.settings.backbone.dtype, self.device)
@@ -73,14 +69,14 @@ class Scorer:
     @torch.inference_mode()
     def score(self, split: Split, *, show_progress: bool = False) -> Scored:
         """Scores of all rows of a split, in their order."""
-        settings = self.run.settings
-        store = tokenize(split, self._tokenizer, settings.data.max_length)
+        settings, objective = self.run.settings, self.objective
+        store = tokens_of(split, self._tokenizer, settings.data)
         corpus = self._pack(split.name, store)
         extractor = BlockExtractor(self.backbone, corpus, settings.extract.codec)
-        shape = (store.num_examples, self.run.task.num_labels)
-        bert, head = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+        bert, head = objective.no_logits(store), objective.no_logits(store)
+        unit = "window" if self.run.task.per_token else "row"
         with tqdm(
-            total=store.num_examples, desc=split.name, unit="row", disable=not show_progress
+            total=store.num_examples, desc=split.name, unit=unit, disable=not show_progress
         ) as bar:
             for block in corpus.blocks[split.name]:
                 encoded = extractor.extract(block.key)
@@ -93,13 +89,12 @@ class Scorer:
                 )
                 batch = opened.take(np.arange(block.num_examples))
                 logits = self._head(batch.hidden_TLD, batch.lengths_B)
-                bert[block.example_ids] = encoded.logits
-                head[block.example_ids] = logits.cpu().numpy()
+                rows = objective.rows(store, block.example_ids)
+                bert[rows], head[rows] = encoded.logits, logits.cpu().numpy()
                 bar.update(block.num_examples)
-        kind = self.run.task.kind
-        of_bert, of_head = scores_from_logits(bert, kind), scores_from_logits(head, kind)
-        both = ensemble(of_bert, of_head, settings.evaluate.ensemble, kind)
-        return Scored(of_bert, of_head, both, store.lengths, store.num_truncated)
+        of_bert, of_head = objective.scores(bert), objective.scores(head)
+        both = objective.ensemble(of_bert, of_head, settings.evaluate.ensemble, store)
+        return Scored(store, Contestants(of_bert, of_head, both))
 
     def _pack(self, name: str, store: TokenStore) -> Corpus:
         """Blocks of a size that suits the rows, not too large for memory."""
@@ -109,6 +104,7 @@ class Scorer:
             backbone.hidden_size,
             self.run.task.num_labels,
             settings.extract.codec,
+            self.run.task.per_token,
         )
         block_tokens = pick_block_tokens(
             num_tokens=store.num_tokens,

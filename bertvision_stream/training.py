@@ -93,7 +93,7 @@ class HeadTraining:
 
         Args:
             name: Its name; a head of the same name is replaced.
-            settings: Its `head`, `train` and `seed`.
+            settings: Its `head`, `train` and `seed`; with `mode=search` it is a trial.
             checkpoint: Where it goes on; None starts it.
 
         Raises:
@@ -108,6 +108,7 @@ class HeadTraining:
             train_labels=self.corpus.stores[TRAIN].labels,
             validation={s: self.corpus.stores[s] for s in self.corpus.validation_splits},
             device=self.device,
+            reported=settings.mode != "search",
         )
         if checkpoint is not None:
             fit.restore(checkpoint)
@@ -147,8 +148,9 @@ class HeadTraining:
             everything = opened.take(np.arange(opened.num_rows))
             for stack in self._stacks(self.fits.values()):
                 evaluate_together(stack, key.split, block.example_ids, everything)
-            some = np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON)
-            measure_adapters(self._active(), opened.take(some))
+            if measured := [fit for fit in self._active() if fit.wants_norms]:
+                some = np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON)
+                measure_adapters(measured, opened.take(some))
         self.position = position.next
         return Reception.CONSUMED
 

@@ -16,6 +16,7 @@ from bertvision_stream.custom_data import custom_task
 from bertvision_stream.export import export_model
 from bertvision_stream.heads import Head, HeadShape
 from bertvision_stream.results import write_json
+from bertvision_stream.run_folder import dotted
 from bertvision_stream.tasks import TASKS
 
 
@@ -72,9 +73,11 @@ def export_tiny(
         model_type,
         facts.num_labels,
         seed=seed,
+        per_token=facts.per_token,
         **({"id2label": dict(enumerate(labels))} if labels else {}),
     )
-    shape = HeadShape(*hidden_shape(classifier.config), facts.num_labels, MAX_LENGTH)
+    layers_and_size = hidden_shape(classifier.config)
+    shape = HeadShape(*layers_and_size, facts.num_labels, MAX_LENGTH, facts.per_token)
     head = Head(settings.head, shape, seed=seed).eval()
     with torch.no_grad():  # an untrained head has zeros where they would hide mistakes
         for parameter in head.parameters():
@@ -94,7 +97,7 @@ def export_tiny(
         backbone=weights,
         backbone_folder=exported.backbone_folder if finetuned_here else None,
         tokenizer=tiny_tokenizer(),
-        report=replace(report, task=facts),
+        report=replace(report, task=facts, settings=dotted(settings.model_dump())),
     )
     write_json(exported.run / "config.json", settings.model_dump())
     write_json(exported.run / "metrics.json", {})

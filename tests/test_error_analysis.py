@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_span_scoring import official_score, official_words
 
 from bertvision_stream.error_analysis import Predictions, by_length, read_predictions, tables
 from bertvision_stream.report_command import main
@@ -117,6 +118,68 @@ def test_scores_by_length_against_a_loop(make: Any):
     assert {group["unit"] for group in table.rows} == {"words" if make is regression else "tokens"}
 
 
+GOLDS = (["York", "the York"], [], ["Kent"])
+
+
+def spans(count: int = 45) -> list[dict[str, Any]]:
+    """Answers that differ in more than the official rules see, and some that do not."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for i in range(count):
+        gold = GOLDS[i % 3]
+        verdicts = {}
+        for name in ("bert", "head", "ensemble"):
+            text = str(rng.choice(["york", "The York!", "", "kent or york"]))
+            exact, f1 = official_score(text, gold)
+            verdicts[name] = {"prediction": text, "confidence": rng.random(), "null_odds": 0.0}
+            verdicts[name] |= {"exact": exact, "f1": f1, "best_span": "york"}
+        texts = {"question": "where?", "context": "in " * (3 + i % 7)}
+        rows.append({"index": i, "id": f"q{i}", "texts": texts, "gold": gold, **verdicts})
+    return rows
+
+
+def test_spans_are_compared_and_scored_by_the_official_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = spans()
+    assert main(["errors", str(write(tmp_path, rows))]) == 0
+    (predictions,) = read_predictions(tmp_path)
+    found = tables(predictions)
+    apart = {
+        r["index"]
+        for r in rows
+        if official_words(r["head"]["prediction"]) != official_words(r["bert"]["prediction"])
+    }
+    assert any(
+        r["head"]["prediction"] != r["bert"]["prediction"] for r in rows if r["index"] not in apart
+    )
+    assert {r["index"] for r in found["disagreements"].rows} == apart
+    wrong = [r for r in rows if not r["head"]["exact"]]
+    assert [r["id"] for r in found["mistakes"].rows] == [
+        r["id"] for r in sorted(wrong, key=lambda r: -r["head"]["confidence"])
+    ]
+    groups = [
+        (group, [r for r in rows if group["from"] <= 3 + r["index"] % 7 <= group["to"]])
+        for group in found["lengths"].rows
+    ]
+    groups += [
+        (group, [r for r in rows if bool(r["gold"]) == (group["kind"] == "answerable")])
+        for group in found["kinds"].rows
+    ]
+    assert len(groups) > 4
+    for group, within in groups:
+        assert group["rows"] == len(within)
+        for source in ("bert", "head", "ensemble"):
+            for metric in ("exact", "f1"):
+                mean = sum(r[source][metric] for r in within) / len(within)
+                assert group[f"{source}_{metric}"] == pytest.approx(mean)
+    said = capsys.readouterr().out
+    assert "head (no answer)" in said
+    assert "gold York | the York" in said
+    assert "answerable      30  " in said
+    assert (tmp_path / "errors" / "kinds_validation.csv").read_text().startswith("kind,rows,bert_")
+
+
 def test_rows_of_one_length_are_one_group():
     rows = [row(i, "cat", "cat", "dog", tokens=7) for i in range(40)]
     (group,) = by_length(Predictions("validation", rows)).rows
@@ -215,7 +278,7 @@ def test_no_mistake_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (json.dumps(row(0, "a", "a", "a")) + "\n{", "line 2 cannot be read: Expecting property"),
         (
             json.dumps(row(0, None, "a", "a") | {"gold": ["a"]}),
-            "not predictions of a label or a number",
+            "not predictions of a label, a number or a span",
         ),
     ],
 )

@@ -244,6 +244,37 @@ def test_shares_of_the_layers_in_the_adapters_output(options: tuple[str, ...]):
     assert result.adapter_shares == pytest.approx((norms / norms.sum()).tolist(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "measured_in"),
+    [
+        ((), [3]),
+        (("train.patience=9",), [1, 2, 3]),
+        (("mode=search",), []),
+        (("mode=search", "train.patience=9"), []),
+    ],
+)
+def test_adapters_are_measured_only_where_the_result_can_be_used(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], measured_in: list[int]
+):
+    measure, calls = Head.adapter_norms, []
+
+    def counted(head: Head, *batch: torch.Tensor) -> torch.Tensor | None:
+        calls.append(head)
+        return measure(head, *batch)
+
+    monkeypatch.setattr(Head, "adapter_norms", counted)
+    extractor = RandomExtractor(make_corpus())
+    heads = {"head": settings_of("train.epochs=3", *options)}
+    training = make_training(extractor.corpus, CLASSES, heads, shape_of(CLASSES), device=CPU)
+    epochs = []
+    for epoch, _ in enumerate(train_in_process(extractor, training), start=1):
+        epochs += [epoch] if calls else []
+        calls.clear()
+    assert epochs == measured_in
+    shares = training.results()["head"].adapter_shares
+    assert len(shares) == (NUM_LAYERS if measured_in else 0)
+
+
 @pytest.mark.parametrize("kind", ["scalar_mix", "mean_layers", "cls"])
 def test_heads_without_adapters_have_no_shares(kind: str):
     settings = settings_of(f"head.kind={kind}", "train.epochs=1")

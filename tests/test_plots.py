@@ -28,6 +28,8 @@ from bertvision_stream.plots import (
 )
 from bertvision_stream.reliability import NUM_BINS, reliability
 from bertvision_stream.results import HeadSummary, RunReport
+from bertvision_stream.spans.plots import draw_thresholds
+from bertvision_stream.spans.scoring import ScoredSpans
 from bertvision_stream.tasks import TASKS
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -220,9 +222,43 @@ def test_every_kind_of_task_has_its_plots(tmp_path: Path):
     assert all(file.read_bytes().startswith(PNG) for file in files)
     files = write_plots(stsb(), [scored()], tmp_path / "stsb")
     assert [file.name for file in files] == ["curves.png", "scatter_validation.png"]
-    other = replace(rte(), task=replace(TASKS["rte"], kind="spans"))  # type: ignore[arg-type]
-    files = write_plots(other, [classified("validation", 2)], tmp_path / "other")
-    assert [file.name for file in files] == ["curves.png"]
+    scores = {"exact": (0.5, 0.6, 0.55), "f1": (0.55, 0.65, 0.6)}
+    squad = report_on("squad_v2", split_result("validation", 60, **scores))
+    # The end has more metrics than each epoch.
+    more = {f"{name}_answerable": values for name, values in scores.items()}
+    squad = replace(squad, splits=(split_result("validation", 60, **scores, **more),))
+    answered = SplitScores("validation", np.ones(60), {}, spans())
+    files = write_plots(squad, [answered], tmp_path / "squad")
+    assert [file.name for file in files] == ["curves.png", "thresholds_validation.png"]
+
+
+def spans() -> dict[str, ScoredSpans]:
+    """Questions, a third without an answer, and one that no threshold answers."""
+    found = {}
+    for seed, name in enumerate(("bert", "head", "ensemble")):
+        rng = np.random.default_rng(seed)
+        golds = [[] if i % 3 == 0 else ["york"] for i in range(60)]
+        texts = rng.choice(["york", "bath in york"], 60).tolist()
+        odds = np.append(rng.normal(0, 3, 59).round(1), np.finfo(np.float32).max)
+        found[name] = ScoredSpans.of(texts, golds, odds, np.array([bool(gold) for gold in golds]))
+    return found
+
+
+def test_thresholds_show_the_official_scores():
+    scored = spans()
+    figure = draw_thresholds(scored, "title")
+    assert_labelled(figure)
+    for axes, metric in zip(figure.axes, ("exact", "f1"), strict=True):
+        lines = {line.get_label(): line for line in axes.get_lines()}
+        for name, label in (("bert", "BERT"), ("head", "head"), ("ensemble", "ensemble")):
+            thresholds, values = lines[label].get_data()
+            assert max(thresholds) < 100
+            for threshold, value in zip(thresholds, values, strict=True):
+                assert value == pytest.approx(scored[name].metrics(threshold)[metric])
+        highest = [line.get_ydata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 1]
+        assert highest == pytest.approx(
+            [max(lines[label].get_ydata()) for label in ("BERT", "head", "ensemble")]
+        )
 
 
 class Page(HTMLParser):

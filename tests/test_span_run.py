@@ -11,13 +11,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from bertvision_stream.head_files import load_head
 from span_rows import generated_rows, wordpiece, write_squad
 from streams import assert_bounded, assert_same_head, nothing_is_left  # noqa: F401
 from test_span_scoring import official_score
 from test_span_training import MAX_LENGTH, SQUAD, VOCAB, make_corpus, settings_of
 from tiny import CPU, HIDDEN_SIZE, NUM_LAYERS, one_thread, tiny_classifier  # noqa: F401
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from actors.cluster import ClusterResources, Placement
 from actors.service import plan_stream, run_stream
@@ -128,9 +127,28 @@ def test_a_search_and_the_training_of_the_best_from_rows_to_results(tmp_path: Pa
     (backbone,) = (tmp_path / "outputs" / "backbones").iterdir()
     model = AutoModelForQuestionAnswering.from_pretrained(backbone)
     assert model.config.architectures == ["BertForQuestionAnswering"]
-    head = load_head(results / "model")
-    assert head.shape == HeadShape(NUM_LAYERS, HIDDEN_SIZE, 2, MAX_LENGTH, per_token=True)
-    assert head(torch.randn(7, NUM_LAYERS, HIDDEN_SIZE), torch.tensor([3, 4])).shape == (7, 2)
+    exported = AutoModelForQuestionAnswering.from_pretrained(results / "model")
+    shape = HeadShape(NUM_LAYERS, HIDDEN_SIZE, 2, MAX_LENGTH, per_token=True)
+    assert exported.head.shape == shape
+    tokens = AutoTokenizer.from_pretrained(results / "model")("who won?", "rollo won")
+    output = exported(input_ids=torch.tensor([tokens["input_ids"]]))
+    assert output.start_logits.shape == output.backbone_end_logits.shape == (1, len(tokens[0]))
+    assert (results / "plots" / "thresholds_validation.png").exists()
+
+    # Scored again, the same rows have the same answers.
+    again = run(
+        f"data.path={rows.name}", "mode=predict", "run=outputs/squad_v2/one", "run_name=two"
+    )
+    assert again.returncode == 2, "the settings of the run are not to be given again"
+    predict = [sys.executable, "-m", "bertvision_stream.run", "mode=predict", "run_name=two"]
+    predict += ["run=outputs/squad_v2/one", f"data.path={rows.name}"]
+    subprocess.run(predict, cwd=tmp_path, check=True, timeout=300)
+    for name in ("predictions.json", "predictions_bert.json", "predictions_ensemble.json"):
+        first, second = (
+            json.loads((results.parent / run_name / name).read_text())
+            for run_name in ("one", "two")
+        )
+        assert first == second
 
     train[3]["answers"] = {"text": ["nobody"], "answer_start": [0]}
     write_squad(tmp_path / "bad", train, validation)

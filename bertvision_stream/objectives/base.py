@@ -92,9 +92,22 @@ class Objective(ABC):
 
     @abstractmethod
     def write_predictions(
-        self, folder: Path, split: Split, store: TokenStore, contestants: Contestants
+        self,
+        folder: Path,
+        split: Split,
+        store: TokenStore,
+        contestants: Contestants,
+        *,
+        labelled: bool = True,
     ) -> None:
         """Write `predictions_<split>.jsonl`, and beside it what else the task's kind has.
+
+        Args:
+            folder: Where to.
+            split: The rows.
+            store: Their tokens.
+            contestants: Scores of the three.
+            labelled: Whether the labels of the split are real ones.
 
         Raises:
             OutputError: A file cannot be written.

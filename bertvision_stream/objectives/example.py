@@ -47,7 +47,13 @@ class ExampleObjective(Objective):
         return compute_metrics(scores, store.labels, self.task.metrics)
 
     def write_predictions(
-        self, folder: Path, split: Split, store: TokenStore, contestants: Contestants
+        self,
+        folder: Path,
+        split: Split,
+        store: TokenStore,
+        contestants: Contestants,
+        *,
+        labelled: bool = True,
     ) -> None:
         path = folder / f"predictions_{split.name}.jsonl"
         write_predictions(
@@ -58,4 +64,5 @@ class ExampleObjective(Objective):
             head=contestants.head,
             ensemble=contestants.ensemble,
             tokens=store.lengths,
+            labelled=labelled,
         )

@@ -46,7 +46,7 @@ class SpanObjective(Objective):
         return ensemble_spans(bert, head, method, store.offsets)
 
     def metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
-        means = _scored(scores, store).metrics(THRESHOLD)
+        means = score_spans(scores, store).metrics(THRESHOLD)
         return {name: means[name] for name in self.task.metrics}
 
     def all_metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
@@ -56,7 +56,7 @@ class SpanObjective(Objective):
         questions, which is called `threshold_tuned`; and `<metric>_always`, where an answer is
         given to every question.
         """
-        scored = _scored(scores, store)
+        scored = score_spans(scores, store)
         tuned = scored.best_threshold()
         metrics = scored.metrics(THRESHOLD)
         for suffix, threshold in (("tuned", tuned), ("always", np.inf)):
@@ -65,10 +65,22 @@ class SpanObjective(Objective):
         return metrics | {"threshold_tuned": tuned}
 
     def write_predictions(
-        self, folder: Path, split: Split, store: TokenStore, contestants: Contestants
+        self,
+        folder: Path,
+        split: Split,
+        store: TokenStore,
+        contestants: Contestants,
+        *,
+        labelled: bool = True,
     ) -> None:
         write_span_predictions(
-            folder, split, contestants.by_name(), store.offsets, layout_of(store), THRESHOLD
+            folder,
+            split,
+            contestants.by_name(),
+            store.offsets,
+            layout_of(store),
+            THRESHOLD,
+            labelled=labelled,
         )
 
 
@@ -79,7 +91,8 @@ def layout_of(store: TokenStore) -> SpanLayout:
     return store.layout
 
 
-def _scored(scores: np.ndarray, store: TokenStore) -> ScoredSpans:
+def score_spans(scores: np.ndarray, store: TokenStore) -> ScoredSpans:
+    """What one model's answers to the questions of a split are worth, for any threshold."""
     layout = layout_of(store)
     spans = best_spans(scores, store.offsets, layout)
     texts = span_texts(spans.tokens[:, 0], layout)

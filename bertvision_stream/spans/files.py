@@ -26,12 +26,15 @@ def write_span_predictions(
     offsets: np.ndarray,
     layout: SpanLayout,
     threshold: float,
+    *,
+    labelled: bool = True,
 ) -> None:
     """Write `predictions_<split>.jsonl`, and the official format for each of the contestants.
 
     A line holds `index`, `id`, `texts` by column, `gold`, the answers that are right, and of each
     contestant the `prediction` (empty: no answer), its `confidence`, `null_odds`, `exact`, `f1` and
-    `best_span`, which is what it would answer if it had to. The official files are
+    `best_span`, which is what it would answer if it had to. Without gold answers there is no
+    `gold`, `exact` and `f1`. The official files are
     `predictions.json`, id -> text, and `null_odds.json`, id -> null score less the best span's;
     BERT's and the ensemble's have `_bert` and `_ensemble` in their names.
 
@@ -42,12 +45,14 @@ def write_span_predictions(
         offsets: int64 [W + 1], windows in the tokens.
         layout: Of the split.
         threshold: No answer is predicted where the null odds are above it.
+        labelled: Whether the questions come with gold answers.
 
     Raises:
         OutputError: A file cannot be written.
     """
     verdicts = {
-        name: _verdicts(values, offsets, layout, threshold) for name, values in scores.items()
+        name: _verdicts(values, offsets, layout, threshold, labelled)
+        for name, values in scores.items()
     }
     lines = []
     for index, (name, texts, gold) in enumerate(
@@ -57,7 +62,7 @@ def write_span_predictions(
             "index": index,
             "id": name,
             "texts": dict(zip(("question", "context"), texts, strict=True)),
-            "gold": list(gold),
+            **({"gold": list(gold)} if labelled else {}),
             **{contestant: rows[index] for contestant, rows in verdicts.items()},
         }
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
@@ -70,7 +75,11 @@ def write_span_predictions(
 
 
 def _verdicts(
-    scores_T2: np.ndarray, offsets: np.ndarray, layout: SpanLayout, threshold: float
+    scores_T2: np.ndarray,
+    offsets: np.ndarray,
+    layout: SpanLayout,
+    threshold: float,
+    labelled: bool,
 ) -> list[dict[str, Any]]:
     """What one contestant predicts for each question."""
     spans = best_spans(scores_T2, offsets, layout, num_best=NUM_BEST)
@@ -89,8 +98,7 @@ def _verdicts(
                 "prediction": prediction,
                 "confidence": confidence,
                 "null_odds": odds,
-                "exact": exact,
-                "f1": round(f1, 6),
+                **({"exact": exact, "f1": round(f1, 6)} if labelled else {}),
                 "best_span": text,
             }
         )

@@ -73,7 +73,7 @@ def load_squad(settings: TaskSettings) -> RawData:
             cannot be used, which are named by their ids.
     """
     task = TASKS[settings.task]
-    splits = load_splits(task, settings.data.path, read=_read, take=_from_hub)
+    splits = load_splits(task, settings.data.path, read=_read, take=from_hub)
     train, *validation = splits
     notes = []
     for rows in splits:
@@ -163,15 +163,54 @@ def _read(files: Sequence[Path]) -> Questions:
     rows: list[dict[str, Any]] = []
     for path in files:
         if path.suffix == ".csv":
-            raise DataError(
-                f"{path}: a csv file cannot hold lists of answers; write parquet, jsonl"
-            )
+            raise _no_lists(path)
         rows += _rows(read_table(path, _TEXTS, "answers"), str(path))
-    source = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    return questions_from_rows(rows, source)
+    return questions_from_rows(rows, _source(files))
 
 
-def _from_hub(task: Task, split: str, dataset: datasets.Dataset) -> Questions:
+def read_new_questions(files: Sequence[Path]) -> tuple[Questions, bool]:
+    """Questions that are to be answered, which may lack gold answers.
+
+    Returns:
+        The questions, and whether there are gold answers: a column `answers` that is not null
+        everywhere. Without, no question has one.
+
+    Raises:
+        DataError: A file cannot be read, or holds rows that cannot be used; says which, and why.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in files:
+        table = read_table(path, _TEXTS, optional_columns=("answers",))
+        has_answers = "answers" in table.column_names
+        if has_answers and path.suffix == ".csv":
+            raise _no_lists(path)
+        rows += _rows(table if has_answers else _without_answers(table), str(path))
+    labelled = any(row["answers"] is not None for row in rows)
+    if not labelled:
+        rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
+    return questions_from_rows(rows, _source(files)), labelled
+
+
+def _without_answers(table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    return table.append_column("answers", pa.nulls(table.num_rows))
+
+
+def _no_lists(path: Path) -> DataError:
+    return DataError(f"{path}: a csv file cannot hold lists of answers; write parquet, jsonl")
+
+
+def _source(files: Sequence[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+def from_hub(task: Task, split: str, dataset: datasets.Dataset) -> Questions:
+    """The questions of a split of the hub's.
+
+    Raises:
+        DataError: Rows cannot be used.
+    """
     source = f"{task.hub_repo} ({task.hub_config}, {split})"
     return questions_from_rows(_rows(dataset.with_format("arrow")[:], source), source)
 

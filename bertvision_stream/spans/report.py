@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from bertvision_stream.results import RunReport, SplitResult
+from bertvision_stream.evaluate import EnsembleMethod
+from bertvision_stream.results import SplitResult
 
 TITLE = "Questions with and without an answer"
 NOTE = (
@@ -23,17 +24,19 @@ _COLUMNS = (
 )
 
 
-def threshold_table(report: RunReport) -> tuple[list[tuple[str, str]], list[list[str]]]:
+def threshold_table(
+    splits: Sequence[SplitResult], ensemble: EnsembleMethod
+) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Header and rows: each contestant on each split, at each threshold."""
     header = [("", ""), ("", "threshold"), *(column[:2] for column in _COLUMNS)]
-    return header, [row for split in report.splits for row in _rows(report, split)]
+    return header, [row for split in splits for row in _rows(split, ensemble)]
 
 
-def _rows(report: RunReport, split: SplitResult) -> Iterator[list[str]]:
+def _rows(split: SplitResult, ensemble: EnsembleMethod) -> Iterator[list[str]]:
     contestants = {
         "BERT": split.bert,
         "head": split.head,
-        f"ensemble ({report.ensemble})": split.ensemble,
+        f"ensemble ({ensemble})": split.ensemble,
     }
     for name, scores in contestants.items():
         yield [name, "0", *_values(scores, "")]

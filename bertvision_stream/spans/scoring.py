@@ -81,6 +81,17 @@ class ScoredSpans:
         answered = self.null_odds <= threshold
         return np.where(answered, self.exact, self.null), np.where(answered, self.f1, self.null)
 
+    def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Thresholds that differ in what is answered, ascending, with mean exact match and F1."""
+        order = np.argsort(self.null_odds, kind="stable")
+        odds = self.null_odds[order]
+        ends = np.flatnonzero(np.append(odds[1:] > odds[:-1], True))  # equal odds go together
+        exact, f1 = (
+            (self.null.sum() + np.cumsum((values - self.null)[order])[ends]) / len(self.null)
+            for values in (self.exact, self.f1)
+        )
+        return odds[ends], exact, f1
+
     def metrics(self, threshold: float) -> dict[str, float]:
         """Means: `exact`, `f1`, and both `_answerable` and `_unanswerable`, if there are any."""
         means = {}
@@ -96,10 +107,7 @@ class ScoredSpans:
 
     def best_threshold(self) -> float:
         """The threshold with the highest F1 on these questions; of several the lowest."""
-        order = np.argsort(self.null_odds, kind="stable")
-        odds = self.null_odds[order]
-        gains = np.cumsum((self.f1 - self.null)[order])
-        ends = np.flatnonzero(np.append(odds[1:] > odds[:-1], True))  # equal odds go together
-        best = ends[gains[ends].argmax()]
+        odds, _, f1 = self.curve()
+        best = f1.argmax()
         # With a loss for every threshold it is best to answer nothing.
-        return float(odds[best]) if gains[best] > 0 else float(odds[0] - 1)
+        return float(odds[best] if f1[best] > self.null.mean() else odds[0] - 1)
