@@ -146,7 +146,6 @@ def test_a_job_runs_on_its_cluster_and_leaves_results_and_no_actor(
     assert metrics["train"]["epochs"] == 1
     assert_no_actor_is_left(head)
     said = head.logs("one")
-    print(said)
     ours = said[said.index("demo: results in") :].splitlines()
     assert any(line.startswith(f"Ray's dashboard: {head.dashboard}") for line in ours), said
     assert any(line.startswith("epoch 1/1: loss ") for line in ours)
