@@ -1,5 +1,6 @@
 """Partial fine-tuning under Ray Train."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.actor import ActorHandle
+from ray.exceptions import OutOfDiskError
 from ray.experimental import tqdm_ray
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -93,6 +96,7 @@ def run_finetune(
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
+        coordinator = _coordinator()
         try:
             each = f"{cpus_per_worker} CPU" + (" and 1 GPU" if use_gpu else "")
             wanted = f"fine-tuning ({num_workers} workers with {each})"
@@ -100,7 +104,22 @@ def run_finetune(
             arrays, logits = fitted.return_value
         except ray.train.TrainingFailedError as error:
             raise StreamError(f"fine-tuning failed: {_cause(error)}") from error
+        except OutOfDiskError:
+            raise StreamError(
+                "the fine-tuned weights do not fit into Ray's object store beside those they began "
+                "with; give Ray a larger object store"
+            ) from None
+        finally:
+            if coordinator is None and (ours := _coordinator()):
+                ray.kill(ours)
     return FinetuneResult(replace(weights, arrays=arrays), logits, time.perf_counter() - start)
+
+
+def _coordinator() -> ActorHandle | None:
+    """Ray Train's detached actor for clusters that grow, which it leaves behind in any cluster."""
+    with contextlib.suppress(ValueError):  # there is none
+        return ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+    return None
 
 
 class _QuietTrainer(TorchTrainer):

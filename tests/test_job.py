@@ -27,7 +27,7 @@ from actors.cluster import OWN_CLUSTER
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-SHORT = ("task=demo", "finetune.epochs=0", "data.train_fraction=0.05")
+SHORT = ("task=demo", "data.train_fraction=0.05")
 PATIENCE_SECONDS = 240
 
 
@@ -96,7 +96,7 @@ def head() -> Iterator[RayHead]:
                 *("ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
                 *(f"--port={free_port()}", f"--dashboard-port={port}", f"--temp-dir={folder}"),
                 *("--dashboard-agent-listen-port=0", "--num-cpus=2", "--num-gpus=0"),
-                f"--object-store-memory={256 * 2**20}",
+                f"--object-store-memory={2**30}",
                 f"--system-config={json.dumps(OWN_CLUSTER)}",
             ],
             env=environment | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
@@ -137,7 +137,8 @@ def assert_no_actor_is_left(head: RayHead) -> None:
 def test_a_job_runs_on_its_cluster_and_leaves_results_and_no_actor(
     head: RayHead, tmp_path: Path
 ) -> None:
-    arguments = (*SHORT, "train.epochs=1", f"output_dir={tmp_path}", "run_name=job")
+    fit = ("finetune.epochs=0.1", "train.epochs=1")
+    arguments = (*SHORT, *fit, f"output_dir={tmp_path}", "run_name=job")
     done = head.submit("one", *arguments, wait=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Job 'one' succeeded" in done.stdout
@@ -145,7 +146,6 @@ def test_a_job_runs_on_its_cluster_and_leaves_results_and_no_actor(
     assert metrics["train"]["epochs"] == 1
     assert_no_actor_is_left(head)
     said = head.logs("one")
-    print(said)
     ours = said[said.index("demo: results in") :].splitlines()
     assert any(line.startswith(f"Ray's dashboard: {head.dashboard}") for line in ours), said
     assert any(line.startswith("epoch 1/1: loss ") for line in ours)
@@ -154,7 +154,8 @@ def test_a_job_runs_on_its_cluster_and_leaves_results_and_no_actor(
 
 
 def test_a_stopped_job_says_how_to_go_on_and_leaves_no_actor(head: RayHead, tmp_path: Path) -> None:
-    arguments = (*SHORT, "train.epochs=1000", f"output_dir={tmp_path}", "run_name=stopped")
+    fit = ("finetune.epochs=0", "train.epochs=1000")
+    arguments = (*SHORT, *fit, f"output_dir={tmp_path}", "run_name=stopped")
     submitted = head.submit("two", *arguments, wait=False)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     deadline = time.monotonic() + PATIENCE_SECONDS
