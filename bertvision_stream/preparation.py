@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from bertvision_stream.blocks import TRAIN, pick_block_tokens
 from bertvision_stream.budget import STORE_SHARE, max_blocks
@@ -19,6 +20,9 @@ from bertvision_stream.units import format_bytes
 # Of a block, where memory allows it.
 FEWEST_TOKENS = 512
 
+# By rows, and by tokenizer and settings: they live as long as the rows.
+_tokens: WeakKeyDictionary[TaskData, dict[Hashable, dict[str, TokenStore]]] = WeakKeyDictionary()
+
 
 def tokenize_splits(
     data: TaskData,
@@ -27,7 +31,7 @@ def tokenize_splits(
     config: Any,
     say: Callable[[str], None],
 ) -> dict[str, TokenStore]:
-    """Tokens of every split by name.
+    """Tokens of every split by name; those of the same rows are kept for runs with other seeds.
 
     Raises:
         ConfigError: `data.max_length` is more than the backbone has positions.
@@ -38,7 +42,12 @@ def tokenize_splits(
         raise ConfigError(
             f"data.max_length={max_length} is more than the {positions} positions of the backbone"
         )
-    stores = {s.name: tokens_of(s, tokenizer, settings) for s in (data.train, *data.validation)}
+    known = _tokens.setdefault(data, {})
+    key = (tokenizer.name_or_path, settings)
+    if key not in known:
+        splits = (data.train, *data.validation)
+        known[key] = {split.name: tokens_of(split, tokenizer, settings) for split in splits}
+    stores = known[key]
     for name, store in stores.items():
         say(f"{name}: {store.describe(max_length)}")
     return stores

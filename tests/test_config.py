@@ -16,7 +16,7 @@ from bertvision_stream.units import parse_bytes
 
 # Users, scripts and the README rely on these: adding one is a decision, removing one breaks them.
 KEYS = """
-task mode run seed output_dir run_name resume
+task mode run seed seeds output_dir run_name resume
 backbone.name backbone.revision backbone.dtype
 data.path data.train_fraction data.max_length data.stride data.text_columns data.label_column
 finetune.epochs finetune.lr finetune.batch_size finetune.reuse finetune.num_workers
@@ -31,6 +31,7 @@ export.backbone
 predict.source
 plan.extractors plan.tokens_per_second plan.head_tokens_per_second plan.heads plan.nodes
 plan.network_gbps plan.store plan.layers plan.hidden_size
+study.fractions study.finetune_epochs study.seeds
 ray.address
 """
 
@@ -326,7 +327,7 @@ def test_a_malformed_task_is_not_called_missing_as_well(argument):
             "not of the form key=value, without spaces around the =",
             "Did you mean task=cola?",
         ),
-        ("seeds=1", "there is no such key", "Did you mean seed?"),
+        ("sead=1", "there is no such key", "Did you mean seed?"),
         ("Train.Epochs=1", "there is no such key", "Did you mean train.epochs?"),
         ("lr=1", "there is no such key", "Did you mean finetune.lr or train.lr?"),
         ("model.kind=cls", "there is no such key", "Did you mean head.kind?"),
