@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from bertvision_stream.evaluate import main_score
 from bertvision_stream.published import PUBLISHED, SOURCE, published
+from bertvision_stream.spread import Spread
 from bertvision_stream.tasks import TASKS
 
 CONTESTANTS = ("bert", "head", "ensemble")
@@ -33,19 +34,6 @@ class Entry:
     folder: str = ""
     metrics: Mapping[str, Any] | None = None
     failure: str = ""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A score over seeds: the mean, and the sample's standard deviation (None of one seed)."""
-
-    mean: float
-    deviation: float | None
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from bertvision_stream.published import SIZES, SOURCE, published, size_of
 from bertvision_stream.report import markdown_grid, text_grid
+from bertvision_stream.spread import Spread
 from bertvision_stream.suite import (
     CONTESTANTS,
     Entry,
-    Spread,
     glue_means,
     metric_rows,
     published_means,
@@ -73,9 +73,7 @@ def _marked(spreads: Sequence[Spread], mark: str) -> list[str]:
     best = max(shown, key=float)
     cells = []
     for score, spread in zip(shown, spreads, strict=True):
-        cell = score
-        if spread.deviation is not None:
-            cell += f" ±{spread.deviation:.4f}".replace("±0.", "±.")
+        cell = str(spread)
         if score == best:
             cell = f"*{cell}" if mark == "*" else f"{mark}{cell}{mark}"
         cells.append(cell)
