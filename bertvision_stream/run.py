@@ -233,6 +233,9 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
             _plan_task(settings, inputs.data, inputs.planned, folder)
             return folder.path
         log.info("starting torch, transformers and Ray ...")
+        if settings.mode == "study":
+            _run_study(inputs, folder, command)
+            return folder.path
         from actors.reporting import disk_note, write_results
         from actors.service import run_stream
         from bertvision_stream.checkpoint import load_checkpoint, save_checkpoint
@@ -304,6 +307,37 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
         log.info("\n%s", render_table(report))
         log.info("results in %s", folder.path)
         return folder.path
+
+
+def _run_study(inputs: TaskInputs, folder: RunFolder, command: str) -> None:
+    """Compare amounts of data and of fine-tuning, and write what came of it."""
+    from actors.study import run_study
+    from bertvision_stream.results import write_json, write_text
+    from bertvision_stream.run_folder import STUDY
+    from bertvision_stream.study_report import (
+        render_study,
+        render_study_markdown,
+        write_study_plots,
+    )
+
+    def prepare(settings: TaskSettings, data: TaskData) -> Job:
+        return _prepare(TaskInputs(settings, data, inputs.source), folder, reuse=folder.resumed)
+
+    task = inputs.data.task
+    study = run_study(
+        inputs.settings,
+        inputs.data,
+        folder.checkpoint.with_name(STUDY),
+        prepare=prepare,
+        resume=folder.resumed,
+        show_progress=_show_progress(),
+        say=log.info,
+    )
+    plots = write_study_plots(study, task, folder.path / "plots")
+    write_text(folder.path / "study.md", render_study_markdown(study, task, command, plots))
+    write_json(folder.path / STUDY, study.to_json() | {"command": command})
+    log.info("\n%s", render_study(study, task))
+    log.info("study in %s", folder.path)
 
 
 def run_predictions(settings: Settings) -> None:
