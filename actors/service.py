@@ -251,7 +251,8 @@ def _epoch_lines(ends: Sequence[EpochEnd], num_epochs: int) -> Iterator[str]:
                 for split, metrics in record.scores.items()
                 for metric, value in metrics.items()
             )
+            whose = f"{name}: " if len(end.records) > 1 else ""
             yield (
-                f"epoch {record.epoch}/{num_epochs}: loss {record.loss:.4f}, "
+                f"{whose}epoch {record.epoch}/{num_epochs}: loss {record.loss:.4f}, "
                 f"validation loss {record.validation_loss:.4f}, {scores}"
             )

@@ -77,10 +77,11 @@ class BatchCutter:
         self._waiting: list[Batch] = []
 
     def push(self, block: OpenBlock, row_order: np.ndarray) -> Iterator[Batch]:
+        """Take rows of a block in this order: all of them, or some."""
         first = 0
-        while first < block.num_rows:
+        while first < len(row_order):
             waiting = sum(len(part.labels_B) for part in self._waiting)
-            last = min(first + self.batch_size - waiting, block.num_rows)
+            last = min(first + self.batch_size - waiting, len(row_order))
             self._waiting.append(block.take(row_order[first:last]))
             if waiting + last - first == self.batch_size:
                 yield from self.flush()

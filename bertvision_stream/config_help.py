@@ -20,6 +20,8 @@ examples:
   python -m bertvision_stream.run task=demo
   python -m bertvision_stream.run task=rte finetune.epochs=0.3 head.pool=attention
   python -m bertvision_stream.run 'task=[cola,stsb]' backbone=minilm data.path=data/glue
+  python -m bertvision_stream.run task=glue 'seeds=[1,2,3]'
+  python -m bertvision_stream.run task=cola mode=study 'study.fractions=[0.01,0.1,1]'
   python -m bertvision_stream.run task=rte mode=plan
   python -m bertvision_stream.run task=cola mode=search search.space.head.dropout=0..0.3
   python -m bertvision_stream.run task=custom data.path=reviews.csv \\

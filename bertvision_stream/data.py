@@ -7,7 +7,7 @@ contexts become windows in `spans.windows`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -105,6 +105,10 @@ class TokenStore:
         cut = f"; {self.num_truncated:,} were cut to {max_length}" if self.num_truncated else ""
         return f"{self.num_examples:,} examples, {self.num_tokens:,} tokens{cut}"
 
+    def rows_of(self, examples: np.ndarray) -> np.ndarray:
+        """The rows of examples (ascending int64), which are themselves unless there are windows."""
+        return examples
+
     def tokens(self, i: int) -> np.ndarray:
         """Token ids of example `i`, int32; a view."""
         return self.input_ids[self.offsets[i] : self.offsets[i + 1]]
@@ -144,6 +148,17 @@ def load_task_data(settings: TaskSettings) -> TaskData:
         validation=tuple(_split(name, rows, raw.task) for name, rows in raw.validation.items()),
         notes=tuple(notes),
     )
+
+
+def take_fraction(data: TaskData, *, fraction: float, seed: int) -> TaskData:
+    """The task with a fraction of its training examples, as `data.train_fraction` takes them."""
+    if fraction == 1:
+        return data
+    train = data.train
+    indices = nested_sample(len(train), fraction=fraction, seed=seed)
+    questions = train.questions.take(indices) if train.questions is not None else None
+    texts = [train.texts[i] for i in indices]
+    return replace(data, train=Split(train.name, texts, train.labels[indices], questions))
 
 
 def nested_sample(num_rows: int, *, fraction: float, seed: int) -> np.ndarray:

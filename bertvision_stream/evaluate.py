@@ -85,11 +85,6 @@ def confidence(scores_BC: np.ndarray) -> np.ndarray:
     return scores_BC.max(axis=1)
 
 
-def headline(metrics: tuple[str, ...]) -> str:
-    """The metric that stands for a task where there is room for one: the first."""
-    return metrics[0]
-
-
 def main_score(scores: Mapping[str, Mapping[str, float]]) -> float:
     """The one number that a task is ranked by, higher is better.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from bertvision_stream.blocks import TRAIN, pick_block_tokens
 from bertvision_stream.budget import STORE_SHARE, max_blocks
@@ -16,6 +17,9 @@ from bertvision_stream.settings import ResolvedData, TaskSettings
 from bertvision_stream.spans.windows import tokenize_windows
 from bertvision_stream.units import format_bytes
 
+# By rows, and by tokenizer and settings: they live as long as the rows.
+_tokens: WeakKeyDictionary[TaskData, dict[Hashable, dict[str, TokenStore]]] = WeakKeyDictionary()
+
 
 def tokenize_splits(
     data: TaskData,
@@ -24,7 +28,7 @@ def tokenize_splits(
     config: Any,
     say: Callable[[str], None],
 ) -> dict[str, TokenStore]:
-    """Tokens of every split by name.
+    """Tokens of every split by name; those of the same rows are kept for runs with other seeds.
 
     Raises:
         ConfigError: `data.max_length` is more than the backbone has positions.
@@ -35,8 +39,13 @@ def tokenize_splits(
         raise ConfigError(
             f"data.max_length={max_length} is more than the {positions} positions of the backbone"
         )
-    stores = {data.train.name: tokens_of(data.train, tokenizer, settings, evaluated=False)}
-    stores |= {s.name: tokens_of(s, tokenizer, settings) for s in data.validation}
+    known = _tokens.setdefault(data, {})
+    key = (tokenizer.name_or_path, settings)
+    if key not in known:
+        stores = {data.train.name: tokens_of(data.train, tokenizer, settings, evaluated=False)}
+        stores |= {s.name: tokens_of(s, tokenizer, settings) for s in data.validation}
+        known[key] = stores
+    stores = known[key]
     for name, store in stores.items():
         say(f"{name}: {store.describe(max_length)}")
     return stores

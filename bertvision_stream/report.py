@@ -1,4 +1,4 @@
-"""A run's results for people: a table for the console, `results.md`, a table of several tasks."""
+"""A run's results for people: a table for the console, `results.md`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bertvision_stream.evaluate import EnsembleMethod, headline
+from bertvision_stream.evaluate import EnsembleMethod
 from bertvision_stream.plan_check import describe_check
 from bertvision_stream.results import RunReport, SplitResult
 from bertvision_stream.spans import report as spans_report
@@ -42,16 +42,16 @@ def render_markdown(report: RunReport) -> str:
     sections = [
         f"# {_title(report)}",
         _data_line(report),
-        _markdown_grid(header, rows),
+        markdown_grid(header, rows),
         *_kind_sections(report),
         facts,
         "## Epochs of the head",
-        _markdown_grid(*_epoch_table(report, _bold)),
+        markdown_grid(*_epoch_table(report, _bold)),
         "## Run it again",
         f"```bash\n{report.command}\n```",
         f"Made with {versions}.",
         "## Settings",
-        _markdown_grid([("", "key"), ("", "value")], settings, align_right=False),
+        markdown_grid([("", "key"), ("", "value")], settings, align_right=False),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -108,25 +108,8 @@ def _kind_sections(report: RunReport) -> list[str]:
     """The same as Markdown."""
     if not report.task.per_token:
         return []
-    grid = _markdown_grid(*spans_report.threshold_table(report.splits, report.ensemble))
+    grid = markdown_grid(*spans_report.threshold_table(report.splits, report.ensemble))
     return [f"## {spans_report.TITLE}", grid, spans_report.NOTE]
-
-
-def render_summary(reports: Sequence[RunReport]) -> str:
-    """One table over several tasks: the headline metric of each validation split, as text."""
-    header = [("", "task"), ("", "metric"), ("", "examples"), ("", "BERT"), ("", "head")]
-    header += [("", "ensemble"), ("head's", "parameters"), ("", "time")]
-    rows = []
-    for report in reports:
-        metric = headline(report.task.metrics)
-        for name, split in zip(_short_names(report), report.splits, strict=True):
-            task = f"{report.task.name} {name}".strip()
-            values = [split.bert[metric], split.head[metric], split.ensemble[metric]]
-            scores = _marked(values, _star)
-            seconds = format_seconds(report.seconds.total)
-            parameters = format_count(report.head.parameters)
-            rows.append([task, metric, f"{split.examples:,}", *scores, parameters, seconds])
-    return text_grid(header, rows) + "\n* best of its row\n"
 
 
 def _title(report: RunReport) -> str:
@@ -263,7 +246,7 @@ def text_grid(header: _Header, rows: _Rows) -> str:
     return "\n".join([*map(line, titles), rule, *map(line, rows), rule])
 
 
-def _markdown_grid(header: _Header, rows: _Rows, *, align_right: bool = True) -> str:
+def markdown_grid(header: _Header, rows: _Rows, *, align_right: bool = True) -> str:
     """Lays out a Markdown table, the first column to the left."""
     titles = [" ".join(filter(None, title)) for title in header]
     rules = ["---", *["---:" if align_right else "---"] * (len(titles) - 1)]

@@ -11,9 +11,10 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from bertvision_stream.checkpoint import Checkpoint
     from bertvision_stream.data import TaskData
     from bertvision_stream.planned_backbone import PlannedBackbone
-    from bertvision_stream.results import RunReport
     from bertvision_stream.run_folder import RunFolder
     from bertvision_stream.settings import Settings, TaskSettings
 
@@ -55,12 +55,11 @@ def main(argv: Sequence[str]) -> int:
             run_predictions(settings)
             return 0
         command = shlex.join(["python", "-m", "bertvision_stream.run", *argv])
-        # All tasks are checked before the first one runs.
-        inputs = [read_inputs(settings.for_task(name)) for name in settings.tasks]
-        reports = [
-            run_task(each, command, after_search=_after_search(settings, each)) for each in inputs
-        ]
-        _print_summary([report for report in reports if report is not None])
+        # All are checked before the first one runs.
+        inputs = read_all_inputs(settings)
+        if len(inputs) > 1:
+            return run_suite(settings, inputs, command)
+        run_task(inputs[0], command, after_search=_after_search(settings, inputs[0]))
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
         return USER_ERROR
@@ -71,8 +70,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"\nInterrupted.{_how_to_go_on(argv)}", file=sys.stderr)
         return INTERRUPTED
     finally:
-        if "ray" in sys.modules:
-            sys.modules["ray"].shutdown()
+        _stop_ray()
     return 0
 
 
@@ -95,15 +93,63 @@ def _heed_sigterm() -> None:
 
 
 def _after_search(settings: Settings, inputs: TaskInputs) -> TaskSettings | None:
-    name = inputs.settings.task
-    return settings.after_search(name) if settings.mode == "search" else None
+    name, seed = inputs.settings.task, inputs.settings.seed
+    return settings.after_search(name, seed=seed) if settings.mode == "search" else None
 
 
-def _print_summary(reports: list[RunReport]) -> None:
-    if len(reports) > 1:
-        from bertvision_stream.report import render_summary
+def run_suite(settings: Settings, inputs: list[TaskInputs], command: str) -> int:
+    """Run several tasks, or seeds, one after another; one that fails does not stop the rest.
 
-        print(f"\n{render_summary(reports)}")
+    Args:
+        settings: Of all.
+        inputs: Of each run; they are let go one by one.
+        command: The command line, for the records.
+
+    Returns:
+        The exit code: 0, or 1 where a run failed.
+
+    Raises:
+        ConfigError: A folder of results is taken.
+    """
+    from bertvision_stream.results import write_json, write_text
+    from bertvision_stream.run_folder import check_run_name, open_suite_folder
+    from bertvision_stream.suite import Entry, read_metrics, suite_json
+    from bertvision_stream.suite_report import render_suite, render_suite_markdown
+
+    for each in inputs:
+        check_run_name(each.settings)
+    folder = open_suite_folder(settings) if settings.mode in ("train", "search") else None
+    entries: list[Entry] = []
+    while inputs:
+        each = inputs.pop(0)
+        task, seed = each.settings.task, each.settings.seed
+        try:
+            results = run_task(each, command, after_search=_after_search(settings, each))
+            entries.append(Entry(task, seed, str(results), read_metrics(results)))
+        except Exception as error:
+            if not isinstance(error, BertvisionError):
+                traceback.print_exc()
+            cause = str(error) or repr(error)
+            entries.append(Entry(task, seed, failure=cause))
+            print(f"\n{task}, seed {seed}, failed: {cause}\n", file=sys.stderr)
+            _stop_ray()  # with what the failed run may have left behind
+        del each
+        if folder is not None:  # after each run: an interruption loses nothing
+            write_json(folder / "metrics.json", suite_json(entries, command))
+            write_text(folder / "summary.md", render_suite_markdown(entries, command))
+    if folder is not None:
+        print(f"\n{render_suite(entries)}\nsummary in {folder}")
+    failed = [f"{entry.task}, seed {entry.seed}" for entry in entries if entry.failure]
+    if failed:
+        print(
+            f"\n{len(failed)} of {len(entries)} runs failed: {'; '.join(failed)}", file=sys.stderr
+        )
+    return RUN_ERROR if failed else 0
+
+
+def _stop_ray() -> None:
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 @dataclass(frozen=True)
@@ -121,6 +167,25 @@ class TaskInputs:
     data: TaskData
     source: str
     planned: PlannedBackbone | None = None
+
+
+def read_all_inputs(settings: Settings) -> list[TaskInputs]:
+    """The inputs of every run; seeds of a task share its rows, unless these are drawn by the seed.
+
+    Raises:
+        DataError: The rows of a task cannot be found or used.
+        BackboneError: The backbone cannot be found.
+    """
+    found: list[TaskInputs] = []
+    for each in settings.runs():
+        last = found[-1] if found else None
+        same_task = last is not None and last.settings.task == each.task
+        drawn = each.task == "custom" or each.data.train_fraction < 1
+        if last is not None and same_task and not drawn:
+            found.append(replace(last, settings=each))
+        else:
+            found.append(read_inputs(each))
+    return found
 
 
 def read_inputs(settings: TaskSettings) -> TaskInputs:
@@ -141,9 +206,7 @@ def read_inputs(settings: TaskSettings) -> TaskInputs:
     return TaskInputs(settings, load_task_data(settings), source)
 
 
-def run_task(
-    inputs: TaskInputs, command: str, *, after_search: TaskSettings | None = None
-) -> RunReport | None:
+def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | None = None) -> Path:
     """Run one task, from its rows to its results; prints as it goes.
 
     Args:
@@ -152,8 +215,7 @@ def run_task(
         after_search: For `mode=search`, the settings of the training that follows.
 
     Returns:
-        The report; None for `mode=finetune` and `mode=plan`, which train no head, and for a run
-        that `resume=true` finds finished.
+        The folder of its results.
     """
     from bertvision_stream.run_folder import LOG, fleeting_note, open_run_folder
 
@@ -163,7 +225,7 @@ def run_task(
     with _logging_to(folder.path / LOG):
         if folder.finished:
             log.info("%s: this run is finished; its results are in %s", settings.task, folder.path)
-            return None
+            return folder.path
         log.info("%s: results in %s", settings.task, folder.path)
         if note := fleeting_note(folder.path):
             log.warning("note: %s", note)
@@ -171,8 +233,11 @@ def run_task(
             log.info("note: %s", note)
         if inputs.planned is not None:
             _plan_task(settings, inputs.data, inputs.planned, folder)
-            return None
+            return folder.path
         log.info("starting torch, transformers and Ray ...")
+        if settings.mode == "study":
+            _run_study(inputs, folder, command)
+            return folder.path
         from actors.reporting import disk_note, write_results
         from actors.service import run_stream
         from bertvision_stream.checkpoint import load_checkpoint, save_checkpoint
@@ -206,7 +271,7 @@ def run_task(
             for split, scores in job.backbone.scores.items():
                 listed = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
                 log.info("BERT on %s: %s", split, listed)
-            return None
+            return folder.path
         facts = job.facts
         if checkpoint is not None:
             check_unchanged(checkpoint.facts["run"], facts)
@@ -243,7 +308,38 @@ def run_task(
         )
         log.info("\n%s", render_table(report))
         log.info("results in %s", folder.path)
-        return report
+        return folder.path
+
+
+def _run_study(inputs: TaskInputs, folder: RunFolder, command: str) -> None:
+    """Compare amounts of data and of fine-tuning, and write what came of it."""
+    from actors.study import run_study
+    from bertvision_stream.results import write_json, write_text
+    from bertvision_stream.run_folder import STUDY
+    from bertvision_stream.study_report import (
+        render_study,
+        render_study_markdown,
+        write_study_plots,
+    )
+
+    def prepare(settings: TaskSettings, data: TaskData) -> Job:
+        return _prepare(TaskInputs(settings, data, inputs.source), folder, reuse=folder.resumed)
+
+    task = inputs.data.task
+    study = run_study(
+        inputs.settings,
+        inputs.data,
+        folder.checkpoint.with_name(STUDY),
+        prepare=prepare,
+        resume=folder.resumed,
+        show_progress=_show_progress(),
+        say=log.info,
+    )
+    plots = write_study_plots(study, task, folder.path / "plots")
+    write_text(folder.path / "study.md", render_study_markdown(study, task, command, plots))
+    write_json(folder.path / STUDY, study.to_json() | {"command": command})
+    log.info("\n%s", render_study(study, task))
+    log.info("study in %s", folder.path)
 
 
 def run_predictions(settings: Settings) -> None:

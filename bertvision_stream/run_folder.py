@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from bertvision_stream.errors import ConfigError
 from bertvision_stream.results import write_json
+from bertvision_stream.tasks import GLUE_TASKS
 
 if TYPE_CHECKING:
     from bertvision_stream.settings import Settings, TaskSettings
 
 CONFIG, METRICS, LOG = "config.json", "metrics.json", "run.log"
+STUDY = "study.json"  # what mode=study leaves in place of metrics.json
 
 # They say where and how to run, and nothing of what comes out.
 _NOT_COMPARED = ("resume", "run_name", "output_dir", "ray.address")
@@ -68,24 +70,66 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
             earlier = _earlier_run(parent, settings)
             if earlier is not None:
                 (earlier / LOG).touch()
-                return RunFolder(earlier, True, (earlier / METRICS).exists())
+                return RunFolder(earlier, True, _finished(earlier))
         if settings.run_name is None:
             folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / LOG).touch()
-        if (folder / METRICS).exists():
-            raise ConfigError(
-                f"run_name={folder.name}: {folder} holds the results of a finished run; take "
-                f"another name, or none"
-            )
+        _refuse_results(folder)
         run = RunFolder(folder)
         run.checkpoint.unlink(missing_ok=True)  # of an interrupted run that is begun anew
     except OSError as error:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())
     return run
+
+
+def check_run_name(settings: TaskSettings) -> None:
+    """See that a named folder is free, before the first of several runs begins.
+
+    Raises:
+        ConfigError: It holds the results of a finished run.
+    """
+    if settings.run_name is not None and not settings.resume:
+        _refuse_results(Path(settings.output_dir) / settings.task / settings.run_name)
+
+
+def open_suite_folder(settings: Settings) -> Path:
+    """The folder for the summary of several runs, each of which has its own: see `open_run_folder`.
+
+    It is `output_dir/glue/RUN_NAME`, or `output_dir/suite/RUN_NAME` where other tasks take part.
+
+    Raises:
+        ConfigError: It cannot be written, or holds the results of other settings.
+    """
+    parent = Path(settings.output_dir) / ("glue" if {*settings.tasks} <= {*GLUE_TASKS} else "suite")
+    try:
+        if settings.resume and (earlier := _earlier_run(parent, settings)) is not None:
+            return earlier
+        if settings.run_name is None:
+            folder = _new_folder(parent, _now())
+        else:
+            folder = parent / settings.run_name
+            folder.mkdir(parents=True, exist_ok=True)
+            _refuse_results(folder)
+    except OSError as error:
+        raise _not_writable(settings, error) from error
+    write_json(folder / CONFIG, settings.model_dump())
+    return folder
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / METRICS).exists() or (folder / STUDY).exists()
+
+
+def _refuse_results(folder: Path) -> None:
+    if _finished(folder):
+        raise ConfigError(
+            f"run_name={folder.name}: {folder} holds the results of a finished run; take "
+            f"another name, or none"
+        )
 
 
 def open_prediction_folder(settings: Settings, task: str) -> Path:
@@ -121,7 +165,7 @@ def _now() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def _earlier_run(parent: Path, settings: TaskSettings) -> Path | None:
+def _earlier_run(parent: Path, settings: Settings) -> Path | None:
     """The run to go on with; None where there is none, and the run begins."""
     if settings.run_name is not None:
         folder = parent / settings.run_name
@@ -140,7 +184,7 @@ def _earlier_run(parent: Path, settings: TaskSettings) -> Path | None:
         return same[0]
     for folder, changed in changes.items():
         # A fine-tuning by itself never has metrics, and is no run that could go on training.
-        if "mode" not in changed and not (folder / METRICS).exists():
+        if "mode" not in changed and not _finished(folder):
             raise _refusal(folder, changed)
     return None
 
@@ -154,7 +198,7 @@ def _refusal(folder: Path, changed: Mapping[str, str]) -> ConfigError:
     )
 
 
-def _changed(folder: Path, settings: TaskSettings) -> dict[str, str]:
+def _changed(folder: Path, settings: Settings) -> dict[str, str]:
     """The settings that differ from those with which the run in `folder` began, and how."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -61,6 +61,19 @@ def _positive_bytes(size: int) -> int:
     return size
 
 
+def _listed(values: object) -> object:
+    """A single value as a list of one."""
+    if isinstance(values, list | tuple):
+        return tuple(values)
+    return values if values is None else (values,)
+
+
+def _all_different(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("one of them is given twice")
+    return values
+
+
 def _one_or_more(names: object) -> object:
     if isinstance(names, str):
         return (names,)
@@ -74,6 +87,27 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 MaxLength = Annotated[int, Field(ge=8)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Seeds = Annotated[
+    tuple[Seed, ...],
+    Field(min_length=1),
+    AfterValidator(_all_different),
+    BeforeValidator(_listed),
+    WithJsonSchema({"allowed": "different whole numbers from 0 to 4294967295, such as [1,2,3]"}),
+]
+Fractions = Annotated[
+    tuple[Fraction, ...],
+    Field(min_length=1),
+    AfterValidator(_all_different),
+    BeforeValidator(_listed),
+    WithJsonSchema({"allowed": "different numbers above 0 and at most 1, such as [0.01,0.1,1.0]"}),
+]
+Epochs = Annotated[
+    tuple[NotNegative, ...],
+    Field(min_length=1),
+    AfterValidator(_all_different),
+    BeforeValidator(_listed),
+    WithJsonSchema({"allowed": "different numbers of at least 0, such as [0,0.1,0.3,1]"}),
+]
 NumGpus = Annotated[
     float,
     AfterValidator(_check_num_gpus),

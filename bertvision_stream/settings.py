@@ -38,10 +38,12 @@ from bertvision_stream.setting_types import (
     Positive,
     RunFolders,
     Seed,
+    Seeds,
     TaskChoice,
     refuse,
 )
 from bertvision_stream.span_settings import MAX_DEFAULT_STRIDE, span_misfits
+from bertvision_stream.study_settings import StudySettings, study_misfits
 from bertvision_stream.tasks import GLUE_TASKS, TASKS, Task
 
 _MINILM_LR = 1e-4  # Fine-tuning rate for a small model; the tasks' own rates are for BERT.
@@ -64,11 +66,11 @@ class Settings(Group):
         description="What to learn.",
         json_schema_extra=unset("none; only mode=predict does without, as its run knows the task"),
     )
-    mode: Literal["train", "search", "finetune", "predict", "plan"] = Field(
+    mode: Literal["train", "search", "finetune", "predict", "plan", "study"] = Field(
         default="train",
         description="train fits a head; search tries many and trains the best; finetune stops "
         "after the backbone's fine-tuning; predict scores new rows (data.path) with a finished "
-        "run; plan says what a run would cost.",
+        "run; plan says what a run would cost; study compares amounts of data or fine-tuning.",
     )
     run: RunFolders | None = Field(
         default=None,
@@ -77,6 +79,12 @@ class Settings(Group):
         json_schema_extra=unset("none"),
     )
     seed: Seed = Field(default=42, description="Seed of everything random.")
+    seeds: Seeds | None = Field(
+        default=None,
+        description="Run each task once for each of these seeds, in place of seed: the table at "
+        "the end has means and standard deviations.",
+        json_schema_extra=unset("none"),
+    )
     output_dir: str = Field(
         default="outputs", description="Folder of results: output_dir/TASK/RUN_NAME/ for each task."
     )
@@ -103,6 +111,7 @@ class Settings(Group):
     export: ExportSettings = ExportSettings()
     predict: PredictSettings = PredictSettings()
     plan: PlanSettings = PlanSettings()
+    study: StudySettings = StudySettings()
     ray: RaySettings = RaySettings()
 
     @property
@@ -112,10 +121,19 @@ class Settings(Group):
         expanded = [task for name in names for task in (GLUE_TASKS if name == "glue" else (name,))]
         return tuple(dict.fromkeys(expanded))
 
-    def for_task(self, name: str) -> TaskSettings:
+    def runs(self) -> list[TaskSettings]:
+        """The settings of each run: of every task, for every seed."""
+        seeds = self.seeds or (self.seed,)
+        return [self.for_task(name, seed=seed) for name in self.tasks for seed in seeds]
+
+    def for_task(self, name: str, *, seed: int | None = None) -> TaskSettings:
         """Returns a copy for one task, every default that depends on the task filled in.
 
         Not for `mode=predict`, which takes them from its run.
+
+        Args:
+            name: Of the task.
+            seed: One of `seeds`; None takes `seed`.
 
         Raises:
             ValueError: If `name` is not one of `tasks`.
@@ -137,13 +155,23 @@ class Settings(Group):
             "finetune": {"lr": finetune_lr, "batch_size": task.batch_size},
             "train": {"batch_size": task.batch_size},
         }
-        values = self.model_dump() | {"task": name}
+        values = self.model_dump() | {"task": name, "seeds": None}
+        if seed is not None:
+            values["seed"] = seed
+            if self.run_name is not None and self.seeds is not None:
+                values["run_name"] = f"{self.run_name}-seed{seed}"
         for group, group_defaults in defaults.items():
             for key, default in group_defaults.items():
                 if values[group][key] is None:
                     values[group][key] = default
         space, _ = self._space(finetune_lr) if searching else ({}, [])
         values["search"]["space"] = {key: dimension.written for key, dimension in space.items()}
+        if self.mode == "study":
+            study = values["study"]
+            study["fractions"] = study["fractions"] or (values["data"]["train_fraction"],)
+            study["finetune_epochs"] = study["finetune_epochs"] or (self.finetune.epochs,)
+            study["seeds"] = study["seeds"] or (values["seed"],)
+            values["data"]["train_fraction"] = 1.0  # of these rows
         # What was for the other tasks of a list.
         if name == "demo":
             values["data"]["path"] = None
@@ -151,12 +179,12 @@ class Settings(Group):
             values["data"]["stride"] = None
         return TaskSettings.model_validate(values)
 
-    def after_search(self, name: str) -> TaskSettings:
+    def after_search(self, name: str, *, seed: int | None = None) -> TaskSettings:
         """As `for_task`, for the training that follows a search.
 
         In `mode=train`, on all training examples unless `data.train_fraction` was given.
         """
-        return self.model_copy(update={"mode": "train"}).for_task(name)
+        return self.model_copy(update={"mode": "train"}).for_task(name, seed=seed)
 
     def _space(self, finetune_lr: float) -> tuple[Space, list[Problem]]:
         """What is searched, and what is wrong with it."""
@@ -188,6 +216,8 @@ class Settings(Group):
                 *self._plan_misfits(),
                 *span_misfits(self.tasks, self.data, self.head, self.search),
                 *self._search_misfits(),
+                *self._study_misfits(),
+                *self._seed_misfits(),
             ]
         )
         return self
@@ -270,6 +300,27 @@ class Settings(Group):
                 advice = f"Leave plan.{name} out, or take mode=plan."
                 yield Problem(f"plan.{name}", wrong, advice, involves=("mode",))
 
+    def _seed_misfits(self) -> Iterator[Problem]:
+        if self.seeds is None:
+            return
+        if self.mode not in ("train", "search"):
+            wrong = f"mode={self.mode} leaves no scores to compare"
+            advice = "Leave seeds out."
+            if self.mode == "study":
+                wrong, advice = "a study has its own", "Take study.seeds."
+            yield Problem("seeds", wrong, advice, involves=("mode",))
+        if "seed" in self.model_fields_set:
+            yield Problem("seed", "seeds says this already", "Leave one out.", involves=("seeds",))
+
+    def _study_misfits(self) -> Iterator[Problem]:
+        groups = {"data": self.data, "finetune": self.finetune}
+        given = [
+            f"{name}.{key}" for name, group in groups.items() for key in group.model_fields_set
+        ]
+        yield from study_misfits(
+            self.mode, self.study, given=given, num_trainers=self.train.num_trainers
+        )
+
     def _search_misfits(self) -> Iterator[Problem]:
         if self.mode == "search":
             # Any learning rate will do: it moves a default range and is at fault for nothing.
@@ -324,3 +375,6 @@ class TaskSettings(Settings):
 
     def _search_misfits(self) -> Iterator[Problem]:
         yield from ()  # They were found before defaults and given values became one.
+
+    def _study_misfits(self) -> Iterator[Problem]:
+        yield from ()  # Likewise.

@@ -22,7 +22,7 @@ class Task:
         text_columns: The column, or the pair of columns, that holds the text.
         label_column: The column of labels.
         label_names: The name of class `i` at position `i`; empty for other kinds.
-        metrics: Names of the metrics; the first is the headline.
+        metrics: Names of the metrics.
         train_split: Name of the training split.
         validation_splits: Names of the splits with labels to evaluate on.
         hub_repo: Dataset repository on the Hugging Face hub, if there is one.

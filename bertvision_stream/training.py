@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bertvision_stream.batches import Batch, BatchCutter, OpenBlock
-from bertvision_stream.blocks import TRAIN, BlockKey, epoch_sequence, row_order
+from bertvision_stream.blocks import TRAIN, Block, BlockKey, epoch_sequence, row_order
 from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.corpus import Corpus
@@ -39,11 +39,20 @@ ADAPTERS_MEASURED_ON = 8
 
 @dataclass
 class _Group:
-    """Heads that are given the same batches: of the same size, in the same epoch of their own."""
+    """Heads that are given the same batches: of equal size and rows, in the same epoch of theirs.
+
+    `takes` is bool [N], whether they learn from a training row; None of all.
+    """
 
     epoch: int
     cutter: BatchCutter
+    takes: np.ndarray | None
     fits: list[HeadFit]
+
+    def rows(self, block: Block, seed: int) -> np.ndarray:
+        """The block's rows that they learn from, in the order of their epoch."""
+        rows = row_order(block, seed=seed, epoch=self.epoch)
+        return rows if self.takes is None else rows[self.takes[block.example_ids[rows]]]
 
 
 class HeadTraining:
@@ -51,7 +60,8 @@ class HeadTraining:
 
     It knows the position that it has reached, so that a stream may deliver a block again, or start
     anew, without harm. Heads come and go between epochs. The rows of a block come in an order that
-    depends on the head's own epoch, and so not on when it joined.
+    depends on the head's own epoch, and so not on when it joined. A head may learn from some of the
+    rows alone (`Corpus.subsets`): it is told nothing of the others.
 
     Args:
         corpus: Blocks, labels and the seed of the row orders.
@@ -80,6 +90,7 @@ class HeadTraining:
         self.dtype = dtype
         self.stack_heads = stack_heads
         self.fits: dict[str, HeadFit] = {}
+        self._fractions: dict[str, float] = {}
         self.position = Position(0, 0)
         self.bert_logits: dict[str, np.ndarray] = {}
         self._groups: list[_Group] = []
@@ -93,7 +104,8 @@ class HeadTraining:
 
         Args:
             name: Its name; a head of the same name is replaced.
-            settings: Its `head`, `train` and `seed`; with `mode=search` it is a trial.
+            settings: Its `head`, `train`, `seed` and `data.train_fraction`; with `mode=search` it
+                is a trial.
             checkpoint: Where it goes on; None starts it.
 
         Raises:
@@ -101,11 +113,13 @@ class HeadTraining:
         """
         if self.position.index:
             raise ValueError(f"no head can be attached within an epoch, at {self.position}")
+        labels = self.corpus.stores[TRAIN].labels
+        subset = self.corpus.subsets.get(settings.data.train_fraction)
         fit = HeadFit(
             Head(settings.head, self.shape, seed=settings.seed),
             settings.train,
             self.objective,
-            train_labels=self.corpus.stores[TRAIN].labels,
+            train_labels=labels if subset is None else labels[subset],
             validation={s: self.corpus.stores[s] for s in self.corpus.validation_splits},
             device=self.device,
             reported=settings.mode != "search",
@@ -113,6 +127,7 @@ class HeadTraining:
         if checkpoint is not None:
             fit.restore(checkpoint)
         self.fits[name] = fit
+        self._fractions[name] = settings.data.train_fraction
 
     def detach(self, name: str) -> None:
         """Let a head go, between two epochs."""
@@ -137,8 +152,7 @@ class HeadTraining:
         opened = OpenBlock(encoded, block.lengths, labels_B, device=self.device, dtype=self.dtype)
         if key.split == TRAIN:
             for group in self._groups:
-                rows = row_order(block, seed=self.corpus.seed, epoch=group.epoch)
-                for batch in group.cutter.push(opened, rows):
+                for batch in group.cutter.push(opened, group.rows(block, self.corpus.seed)):
                     self._train(group, batch)
             for fit in self._active():
                 fit.check_finite(f"in epoch {fit.epoch + 1}, at block {key}")
@@ -205,11 +219,24 @@ class HeadTraining:
         return _active(self.fits.values())
 
     def _group(self) -> list[_Group]:
-        groups: dict[tuple[int, int], _Group] = {}
-        for fit in self._active():
-            new = _Group(fit.epoch, BatchCutter(fit.batch_size), [])
-            groups.setdefault((fit.epoch, fit.batch_size), new).fits.append(fit)
+        groups: dict[Hashable, _Group] = {}
+        for name, fit in self.fits.items():
+            if not fit.active:
+                continue
+            subset = self.corpus.subsets.get(self._fractions[name])
+            key = (fit.epoch, fit.batch_size, None if subset is None else self._fractions[name])
+            if key not in groups:
+                cutter = BatchCutter(fit.batch_size)
+                groups[key] = _Group(fit.epoch, cutter, self._mask(subset), [])
+            groups[key].fits.append(fit)
         return list(groups.values())
+
+    def _mask(self, subset: np.ndarray | None) -> np.ndarray | None:
+        if subset is None:
+            return None
+        mask = np.zeros(self.corpus.stores[TRAIN].num_examples, dtype=bool)
+        mask[subset] = True
+        return mask
 
     def _train(self, group: _Group, batch: Batch) -> None:
         for stack in self._stacks(group.fits):

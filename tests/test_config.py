@@ -16,7 +16,7 @@ from bertvision_stream.units import parse_bytes
 
 # Users, scripts and the README rely on these: adding one is a decision, removing one breaks them.
 KEYS = """
-task mode run seed output_dir run_name resume
+task mode run seed seeds output_dir run_name resume
 backbone.name backbone.revision backbone.dtype
 data.path data.train_fraction data.max_length data.stride data.text_columns data.label_column
 finetune.epochs finetune.lr finetune.batch_size finetune.reuse finetune.num_workers
@@ -31,6 +31,7 @@ export.backbone
 predict.source
 plan.extractors plan.tokens_per_second plan.head_tokens_per_second plan.heads plan.nodes
 plan.network_gbps plan.store plan.layers plan.hidden_size
+study.fractions study.finetune_epochs study.seeds
 ray.address
 """
 
@@ -326,7 +327,7 @@ def test_a_malformed_task_is_not_called_missing_as_well(argument):
             "not of the form key=value, without spaces around the =",
             "Did you mean task=cola?",
         ),
-        ("seeds=1", "there is no such key", "Did you mean seed?"),
+        ("sead=1", "there is no such key", "Did you mean seed?"),
         ("Train.Epochs=1", "there is no such key", "Did you mean train.epochs?"),
         ("lr=1", "there is no such key", "Did you mean finetune.lr or train.lr?"),
         ("model.kind=cls", "there is no such key", "Did you mean head.kind?"),
@@ -697,3 +698,104 @@ def test_heads_that_pool_are_not_searched_for_answers():
     assert [item[0] for item in squad_items("mode=search", *given)] == list(given)
     kinds = "search.space.head.kind=[adapter_pooler,scalar_mix,mean_layers]"
     load_settings(["task=squad_v2", "mode=search", kinds, "search.space.head.pool=null"])
+
+
+# --- seeds, and studies
+
+
+def test_every_task_runs_for_every_seed():
+    settings = load_settings(["task=[cola,rte]", "seeds=[3,1]", "run_name=night"])
+    runs = [(each.task, each.seed, each.seeds, each.run_name) for each in settings.runs()]
+    assert runs == [
+        ("cola", 3, None, "night-seed3"),
+        ("cola", 1, None, "night-seed1"),
+        ("rte", 3, None, "night-seed3"),
+        ("rte", 1, None, "night-seed1"),
+    ]
+    (only,) = load_settings(["task=cola", "seed=5", "run_name=one"]).runs()
+    assert (only.seed, only.run_name) == (5, "one")
+    (after,) = load_settings(["task=cola", "mode=search", "seeds=8"]).runs()
+    assert after.seed == 8
+    found = load_settings(["task=cola", "mode=search", "seeds=[8,9]"]).after_search("cola", seed=9)
+    assert (found.mode, found.seed) == ("train", 9)
+
+
+@pytest.mark.parametrize("seeds", ["[]", "[1,1]", "[1.5]", "[-1]", "many", "[a]"])
+@pytest.mark.parametrize("key", ["seeds", "study.seeds"])
+def test_seeds_that_are_none(key: str, seeds: str):
+    mode = "mode=study study.fractions=[0.1,1]" if key == "study.seeds" else "mode=train"
+    (lines,) = items("task=demo", *mode.split(), f"{key}={seeds}")
+    assert lines == [
+        f"{key}={seeds}",
+        "must be different whole numbers from 0 to 4294967295, such as [1,2,3], or null",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "wrong"),
+    [
+        (["seeds=[1,2]", "seed=3"], "seed=3", "seeds says this already"),
+        (["seeds=[1,2]", "mode=plan"], "seeds=[1,2]", "mode=plan leaves no scores to compare"),
+        (
+            ["seeds=[1,2]", "mode=study", "study.fractions=[0.1,1]"],
+            "seeds=[1,2]",
+            "a study has its own",
+        ),
+        (
+            ["mode=study"],
+            "study.fractions",
+            "not given, nor is study.finetune_epochs: there is nothing to compare",
+        ),
+        (
+            ["study.fractions=[0.1,1]"],
+            "study.fractions=[0.1,1]",
+            "only mode=study has a use for this, and mode is train",
+        ),
+        (
+            ["study.finetune_epochs=[0,1]", "mode=search"],
+            "study.finetune_epochs=[0,1]",
+            "only mode=study has a use for this, and mode is search",
+        ),
+        (
+            ["mode=study", "study.fractions=[0.1,1]", "data.train_fraction=0.5"],
+            "data.train_fraction=0.5",
+            "study.fractions says this already",
+        ),
+        (
+            ["mode=study", "study.finetune_epochs=[0,1]", "finetune.epochs=1.0"],
+            "finetune.epochs=1.0",
+            "study.finetune_epochs says this already",
+        ),
+        (
+            ["mode=study", "study.finetune_epochs=[0,1]", "train.num_trainers=2"],
+            "train.num_trainers=2",
+            "all heads of a stream of a study are held by one trainer",
+        ),
+    ],
+)
+def test_seeds_and_studies_that_do_not_fit(arguments: list[str], key: str, wrong: str):
+    (lines,) = items("task=demo", *arguments)
+    assert lines[:2] == [key, wrong]
+
+
+@pytest.mark.parametrize("fractions", ["[0,1]", "[0.1,2]", "[]", "[0.5,0.5]", "[-0.1]", "2"])
+def test_fractions_that_are_none(fractions: str):
+    (lines,) = items("task=demo", "mode=study", f"study.fractions={fractions}")
+    assert lines[1].startswith("must be different numbers above 0 and at most 1, such as [0.01,")
+
+
+@pytest.mark.parametrize("epochs", ["[]", "[-1]", "[1,1]", "[few]"])
+def test_amounts_of_fine_tuning_that_are_none(epochs: str):
+    (lines,) = items("task=demo", "mode=study", f"study.finetune_epochs={epochs}")
+    assert lines[1].startswith("must be different numbers of at least 0, such as [0,0.1,0.3,1]")
+
+
+def test_what_a_study_leaves_out_is_what_a_run_would_take():
+    argv = ["task=cola", "mode=study", "study.fractions=[0.1,1]", "seed=5", "finetune.epochs=0.3"]
+    settings = load_settings(argv).for_task("cola")
+    assert (settings.study.fractions, settings.study.finetune_epochs) == ((0.1, 1.0), (0.3,))
+    assert (settings.study.seeds, settings.data.train_fraction) == ((5,), 1.0)
+    argv = ["task=cola", "mode=study", "study.finetune_epochs=[0,1]", "data.train_fraction=0.2"]
+    settings = load_settings(argv).for_task("cola")
+    assert (settings.study.fractions, settings.data.train_fraction) == ((0.2,), 1.0)
+    assert TaskSettings.model_validate(json.loads(settings.model_dump_json())) == settings

@@ -13,7 +13,6 @@ from bertvision_stream.evaluate import (
     compute_metrics,
     confidence,
     ensemble,
-    headline,
     main_score,
     predicted,
     scores_from_logits,
@@ -177,10 +176,6 @@ def test_nothing_to_score_is_an_error():
 def test_what_cannot_be_scored_is_refused(scores, labels, metrics, message):
     with pytest.raises(ValueError, match=message):
         compute_metrics(scores, labels, metrics)
-
-
-def test_headline_is_the_first_metric():
-    assert headline(("pearson", "spearman")) == "pearson"
 
 
 def test_the_main_score_is_glues_mean():

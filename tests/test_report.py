@@ -16,7 +16,6 @@ from bertvision_stream.errors import OutputError
 from bertvision_stream.plan_check import Compared, PlanCheck, describe_check
 from bertvision_stream.report import (
     render_markdown,
-    render_summary,
     render_table,
 )
 from bertvision_stream.results import (
@@ -219,18 +218,6 @@ def test_results_md_is_well_formed_and_can_be_run_again(mnli):
     assert len(tables) == 3
     for table in tables:
         assert len({line.replace("\\|", "").count("|") for line in table}) == 1
-
-
-def test_summary_has_one_row_a_split_with_the_headline_metric(mnli):
-    scores = {"pearson": (0.828, 0.853, 0.85), "spearman": (0.1, 0.2, 0.3)}
-    stsb = report_on("stsb", split_result("validation", 1500, **scores))
-    _, _, _, *rows, _, note = render_summary([mnli, stsb]).splitlines()
-    assert [row.split()[:5] for row in rows] == [
-        ["mnli", "matched", "accuracy", "9,815", "0.7111"],
-        ["mnli", "mismatched", "accuracy", "9,832", "*"],
-        ["stsb", "pearson", "1,500", "0.8280", "*"],
-    ]
-    assert note == "* best of its row"
 
 
 def test_predictions_name_labels_and_keep_the_text(tmp_path):

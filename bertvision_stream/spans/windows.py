@@ -81,13 +81,19 @@ class WindowStore(TokenStore):
         num_questions: Q; their windows stand in the order of the questions.
         max_question_tokens: That limit.
         num_unlabelled: How many questions have an answer that no window holds as a whole.
+        question_W: int64 [W], the number of each window's question.
         layout: None where nothing is evaluated.
     """
 
     num_questions: int
     max_question_tokens: int
     num_unlabelled: int
+    question_W: np.ndarray
     layout: SpanLayout | None
+
+    def rows_of(self, examples: np.ndarray) -> np.ndarray:
+        """All windows of some questions."""
+        return np.flatnonzero(np.isin(self.question_W, examples))
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
@@ -183,6 +189,7 @@ def tokenize_windows(
         num_questions=len(split),
         max_question_tokens=limit,
         num_unlabelled=num_unlabelled,
+        question_W=question_W,
         layout=layout if keep_layout else None,
     )
 
