@@ -88,7 +88,7 @@ def _notes(study: Study) -> list[str]:
             f"fine-tuned on {largest:g} of all rows: it has seen more labels than its head"
         )
     if 0 in study.finetune_epochs:
-        notes.append("0 epochs: BERT as it was, whose classifier is untrained; all heads read it")
+        notes.append("0 epochs: BERT as it came, with a score only if it came with a classifier")
     if len(study.seeds) > 1:
         notes.append(
             "±: sample standard deviation over the seeds; each draws its own rows, and seeds "

@@ -267,9 +267,8 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
             Backbone(job.backbone.weights.build(), device=CPU, dtype=torch.float32), corpus, "fp32"
         )
         objective = make_objective(TASK)
-        if epochs:
-            logits = validation_logits(extractor.backbone, corpus, objective)
-            expected[BERT, epochs, fraction] = objective.metrics_by_split(logits, stores)
+        logits = validation_logits(extractor.backbone, corpus, objective)
+        expected[BERT, epochs, fraction] = objective.metrics_by_split(logits, stores)
         for share in {fraction, 0.3}:
             own = share == fraction
             subset = {} if own else {share: subset_rows(job, 60, share)[0]}
