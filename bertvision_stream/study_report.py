@@ -80,15 +80,17 @@ def _table(study: Study) -> tuple[list[tuple[str, str]], list[list[str]]]:
 def _notes(study: Study) -> list[str]:
     largest = study.fractions[-1]
     notes = [
-        "BERT: fine-tuned on the rows, its own classifier; head: on the rows, and on that BERT"
+        "BERT: fine-tuned on these rows, with its own classifier; head: trained on the same rows, "
+        "on the hidden states of that BERT"
     ]
     if HEAD_ON_ALL in _predictors(study):
         notes.append(
-            f"{HEAD_ON_ALL}: the head learned from the rows alone, and the BERT below it was "
-            f"fine-tuned on {largest:g} of all rows: it has seen more labels than its head"
+            f"{HEAD_ON_ALL}: trained on these rows, on a BERT that was fine-tuned on "
+            f"{'all' if largest == 1 else f'{largest:g} of the'} rows, and so has seen more labels "
+            f"than its head"
         )
     if 0 in study.finetune_epochs:
-        notes.append("0 epochs: BERT as it was, whose classifier is untrained; all heads read it")
+        notes.append("0 epochs: BERT as it came, with a score only if it came with a classifier")
     if len(study.seeds) > 1:
         notes.append(
             "±: sample standard deviation over the seeds; each draws its own rows, and seeds "
@@ -113,6 +115,8 @@ def _enough(study: Study) -> list[str]:
     for epochs in study.finetune_epochs:
         enough = []
         for name in _predictors(study):
+            if name == HEAD_ON_ALL and epochs == 0:  # the same head
+                continue
             means = {f: s.mean for (e, f), s in study.spreads(name).items() if e == epochs}
             if means.get(largest, 0) > 0:
                 least = min(f for f, mean in means.items() if mean >= NEARLY_ALL * means[largest])
@@ -146,7 +150,6 @@ def write_study_plots(study: Study, task: Task, folder: Path) -> list[Path]:
     if len(study.finetune_epochs) > 1:
         largest = study.fractions[-1]
         series = _series(study, lambda epochs_of, fraction: epochs_of, fraction=largest)
-        series.pop(HEAD_ON_ALL, None)  # the same one here
         figures["study_finetuning"] = draw_scores_against(
             f"{subject}\nhow much fine-tuning is enough, with {study.examples(largest):,} rows",
             series,
@@ -177,6 +180,7 @@ def _series(
             for (e, f), scores in study.scores(name).items()
             if epochs in (None, e) and fraction in (None, f)
         }
-        if points:
+        same = name == HEAD_ON_ALL and points == series.get(HEAD)  # heads of two names
+        if points and not same:
             series[name] = points
     return series

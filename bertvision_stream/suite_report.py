@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from bertvision_stream.published import SIZES, SOURCE, published, size_of
@@ -15,6 +16,8 @@ from bertvision_stream.suite import (
     published_means,
 )
 
+_WIDTH = 96
+
 _NAMES = {"bert": "BERT", "head": "head", "ensemble": "ensemble"}
 _SHORT = {"validation_matched": "-m", "validation_mismatched": "-mm"}
 
@@ -22,7 +25,8 @@ _SHORT = {"validation_matched": "-m", "validation_mismatched": "-mm"}
 def render_suite(entries: Sequence[Entry]) -> str:
     """Text for a console: the table, what it means, and what failed."""
     lines = [text_grid(*_table(entries, mark="*")), "* best of BERT, head and ensemble"]
-    lines += [*_notes(entries), *(f"failed: {line}" for line in _failures(entries))]
+    notes = [*_notes(entries), *(f"failed: {line}" for line in _failures(entries))]
+    lines += [textwrap.fill(note, _WIDTH, break_on_hyphens=False) for note in notes]
     return "\n".join(lines) + "\n"
 
 
@@ -90,6 +94,9 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
             finished = sum(entry in done for entry in of_task)
             if 0 < finished < len(of_task):
                 notes.append(f"{task}: {finished} of {len(of_task)} seeds")
+    tasks, finished_tasks = ({entry.task for entry in some} for some in (entries, done))
+    if len(finished_tasks) < len(tasks):
+        notes.append(f"means are of {len(finished_tasks)} of {len(tasks)} tasks: others failed")
     notes.append(
         "mean, GLUE: over tasks, of each one's mean of metrics and splits, as GLUE has it; mean, "
         "both: of those metrics alone that BERTVision published as well"

@@ -31,7 +31,12 @@ from bertvision_stream.study import (
     read_study,
     rows_fingerprint,
 )
-from bertvision_stream.study_report import render_study, render_study_markdown, write_study_plots
+from bertvision_stream.study_report import (
+    _series,
+    render_study,
+    render_study_markdown,
+    write_study_plots,
+)
 from bertvision_stream.tasks import TASKS
 
 TASK = TASKS["cola"]
@@ -192,6 +197,10 @@ def test_plots(tmp_path: Path):
     names = [path.name for path in write_study_plots(make_study(), TASK, tmp_path)]
     assert names == ["study_fractions_0.png", "study_fractions_0.5.png", "study_finetuning.png"]
     assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
+    # What is drawn once at least in each: the second head only where it is another one.
+    drawn = {"0": [HEAD], "0.5": [BERT, HEAD, HEAD_ON_ALL]}
+    for epochs, names in drawn.items():
+        assert [*_series(make_study(), lambda _, f: f, epochs=float(epochs))] == names
     one = make_study()
     one.points = [p for p in one.points if p.finetune_epochs == 0.5 and p.predictor != HEAD_ON_ALL]
     files = write_study_plots(one, TASK, tmp_path / "one")
@@ -267,9 +276,8 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
             Backbone(job.backbone.weights.build(), device=CPU, dtype=torch.float32), corpus, "fp32"
         )
         objective = make_objective(TASK)
-        if epochs:
-            logits = validation_logits(extractor.backbone, corpus, objective)
-            expected[BERT, epochs, fraction] = objective.metrics_by_split(logits, stores)
+        logits = validation_logits(extractor.backbone, corpus, objective)
+        expected[BERT, epochs, fraction] = objective.metrics_by_split(logits, stores)
         for share in {fraction, 0.3}:
             own = share == fraction
             subset = {} if own else {share: subset_rows(job, 60, share)[0]}
