@@ -187,5 +187,6 @@ def _settings(report: RunReport) -> str:
         f"| `{key}` | `{value}` |"
         for key, value in report.settings.items()
         if value is not None and key.startswith(_SHOWN) and not key.endswith(_NOT_SHOWN)
+        if not (report.task.per_token and key == "head.pool")  # nothing is pooled
     ]
     return "\n".join(["| key | value |", "| --- | --- |", *rows])

@@ -16,6 +16,7 @@ from bertvision_stream.cost_model import (
     run_seconds,
 )
 from bertvision_stream.report import text_grid
+from bertvision_stream.tasks import TASKS
 from bertvision_stream.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _counted(plan: RunPlan) -> Iterator[tuple[str, str]]:
     chosen = plan.chosen
     assert chosen.forecast is not None
     yield (
-        "examples",
+        "windows" if plan.task in TASKS and TASKS[plan.task].per_token else "examples",
         f"{plan.train_examples:,} for training ({plan.train_tokens:,} tokens), "
         f"{plan.validation_examples:,} for validation ({plan.validation_tokens:,} tokens)",
     )

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from tiny import CPU, HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model, task_settings, tiny_tokenizer
+import torch
+from span_rows import generated_rows, split_of, wordpiece
+from tiny import (
+    CPU,
+    HIDDEN_SIZE,
+    MAX_LENGTH,
+    NUM_LAYERS,
+    save_model,
+    task_settings,
+    tiny_classifier,
+    tiny_tokenizer,
+)
 
 from actors import planning
 from actors.cluster import ClusterResources
@@ -27,6 +38,7 @@ from bertvision_stream.errors import BackboneError, ConfigError
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.heads import HeadShape
 from bertvision_stream.planned_backbone import find_planned
+from bertvision_stream.preparation import tokens_of
 from bertvision_stream.run_plan import RunPlan, plan_json, render_plan
 from bertvision_stream.tasks import TASKS
 
@@ -87,6 +99,30 @@ def test_bytes_are_those_of_real_blocks(this_machine: None, encoder: Path):
         s.num_tokens for s in stores.values()
     )
     assert plan.dump_bytes == 210 * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
+
+
+def test_windows_are_planned_as_they_are(this_machine: None, tmp_path: Path):
+    tiny_classifier(per_token=True, vocab_size=len(wordpiece())).save_pretrained(tmp_path)
+    wordpiece().save_pretrained(tmp_path)
+    splits = [split_of(generated_rows(n, seed=n), name) for n, name in ((60, TRAIN), (20, "v"))]
+    length = f"data.max_length={MAX_LENGTH}"
+    settings = task_settings("squad_v2", "mode=plan", f"backbone={tmp_path}", length)
+    data = TaskData(TASKS["squad_v2"], splits[0], (splits[1],), ())
+    plan = make_plan(settings, data, find_planned(settings), lambda line: None)
+    stores = {s.name: tokens_of(s, wordpiece(), settings.data) for s in splits}
+    assert plan.train_examples == stores[TRAIN].num_examples > 60
+    model, _ = load_classifier(str(tmp_path), num_labels=2, per_token=True)
+    corpus = Corpus.pack(stores, block_tokens=plan.chosen.block_tokens, seed=42)
+    extractor = BlockExtractor(
+        Backbone(model, device=CPU, dtype=torch.float32), corpus, settings.extract.codec
+    )
+    blocks = [extractor.extract(b.key) for split in corpus.blocks.values() for b in split]
+    assert plan.chosen.epoch_bytes == sum(block.nbytes for block in blocks)
+    assert plan.calibration is not None
+    assert plan.calibration.train_tokens_per_second > 0
+    text = render_plan(plan)
+    assert f"windows     {plan.train_examples:,} for training" in text
+    json.dumps(plan_json(plan), allow_nan=False)
 
 
 def test_a_cluster_that_is_not_there(

@@ -13,6 +13,7 @@ from test_span_scoring import official_score
 
 from bertvision_stream.data import Split
 from bertvision_stream.errors import BertvisionError
+from bertvision_stream.html_report import render_html
 from bertvision_stream.objectives import Contestants, make_objective
 from bertvision_stream.report import render_markdown, render_table
 from bertvision_stream.results import EpochRecord, SplitResult, metrics_json
@@ -168,6 +169,9 @@ def test_the_report_has_a_second_table(result):
     )
     assert f"| head | 0 | {result.head['exact']:.4f} |" in markdown
     assert "| epoch | training loss | validation loss | exact | f1 |" in markdown
+    html = render_html(report, [])
+    assert "<h2>Questions with and without an answer</h2>" in html
+    assert f"<td>head</td><td>0</td><td>{result.head['exact']:.4f}</td>" in html
     assert metrics_json(report)["splits"]["validation"]["head"] == result.head
 
 

@@ -31,7 +31,7 @@ def draw_thresholds(scored: Mapping[str, ScoredSpans], title: str) -> Figure:
             continue
         # Below the lowest odds nothing is answered.
         first = float(spans.null.mean())
-        thresholds = np.concatenate([[odds[seen][0] - 0.5], odds[seen]])
+        thresholds = np.concatenate([[odds[seen][0] - 1], odds[seen]])
         for axes, values in zip(panels, curves, strict=True):
             scores = np.concatenate([[first], values[seen]])
             best = int(scores.argmax())
