@@ -173,7 +173,7 @@ def _series(
     fraction: float | None = None,
 ) -> dict[str, dict[float, list[float]]]:
     """Scores by predictor and by x, of one amount of fine-tuning or of one fraction."""
-    series = {}
+    series: dict[str, dict[float, list[float]]] = {}
     for name in _predictors(study):
         points = {
             x(e, f): scores
