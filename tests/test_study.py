@@ -20,6 +20,7 @@ from bertvision_stream.blocks import TRAIN
 from bertvision_stream.data import Split, TaskData, nested_sample, take_fraction, tokenize
 from bertvision_stream.errors import ConfigError
 from bertvision_stream.preparation import tokenize_splits
+from bertvision_stream.run_folder import open_run_folder
 from bertvision_stream.spans.windows import tokenize_windows
 from bertvision_stream.study import (
     BERT,
@@ -318,3 +319,19 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
     assert again.points == study.points
     with pytest.raises(ConfigError, match="its rows were others"):
         study_of(take_fraction(data, fraction=0.5, seed=1), resume=True)
+
+
+# --- its folder
+
+
+def test_a_finished_study_is_a_finished_run(tmp_path: Path):
+    argv = ["mode=study", "study.fractions=[0.1,1]", f"output_dir={tmp_path}", "run_name=one"]
+    folder = open_run_folder(task_settings("cola", *argv))
+    assert not open_run_folder(task_settings("cola", *argv, "resume=true")).finished
+    (folder.path / "study.json").write_text("{}")
+    assert open_run_folder(task_settings("cola", *argv, "resume=true")).finished
+    with pytest.raises(ConfigError, match="holds the results of a finished run"):
+        open_run_folder(task_settings("cola", *argv))
+    other = [*argv, "study.seeds=[1,2]", "resume=true"]
+    with pytest.raises(ConfigError, match=r"study.seeds: \[42\] then, \[1, 2\] now"):
+        open_run_folder(task_settings("cola", *other))
