@@ -19,6 +19,8 @@ from bertvision_stream.results import (
     write_json,
     write_text,
 )
+from bertvision_stream.run_folder import LOG, open_prediction_folder
+from bertvision_stream.run_log import log, logging_to, show_progress
 from bertvision_stream.settings import Settings
 from bertvision_stream.submission import (
     ZIP,
@@ -178,3 +180,26 @@ def write_submission(folder: Path, files: Mapping[str, str], say: Callable[[str]
             f"note: GLUE takes a submission of all its files only, and this one lacks "
             f"{', '.join(missing)}; name a run for each of {', '.join(GLUE_TASKS)}: run=[...]"
         )
+
+
+def run_predictions(settings: Settings) -> None:
+    """Score new rows with finished runs; all is checked before the first scores."""
+    predictions = read_predictions(settings)
+    folders = [open_prediction_folder(settings, each.run.task.name) for each in predictions]
+    last = folders[-1]
+    if len(folders) > 1 and makes_submission(predictions):
+        last = open_prediction_folder(settings, "glue")
+    files: dict[str, str] = {}
+    for prediction, folder in zip(predictions, folders, strict=True):
+        with logging_to(folder / LOG):
+            log.info("%s: results in %s", prediction.run.task.name, folder)
+            files |= predict(
+                prediction,
+                folder,
+                source=settings.predict.source,
+                show_progress=show_progress(),
+                say=log.info,
+            )
+    if files:
+        with logging_to(last / LOG):
+            write_submission(last, files, log.info)

@@ -6,31 +6,28 @@ checked in the order of what it costs to check, and nothing heavy is imported be
 
 from __future__ import annotations
 
-import logging
 import shlex
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertvision_stream import __version__
 from bertvision_stream.config import format_help, load_settings
 from bertvision_stream.errors import BertvisionError, UserError
+from bertvision_stream.run_log import log, logging_to, show_progress
 
 if TYPE_CHECKING:
     from actors.job import Job
     from bertvision_stream.checkpoint import Checkpoint
     from bertvision_stream.data import TaskData
+    from bertvision_stream.inputs import TaskInputs
     from bertvision_stream.planned_backbone import PlannedBackbone
     from bertvision_stream.run_folder import RunFolder
     from bertvision_stream.settings import Settings, TaskSettings
-
-log = logging.getLogger("bertvision_stream")
 
 RUN_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -52,8 +49,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = load_settings(argv)
         if settings.mode == "predict":
+            from bertvision_stream.prediction import run_predictions
+
             run_predictions(settings)
             return 0
+        from bertvision_stream.inputs import read_all_inputs
+
         command = shlex.join(["python", "-m", "bertvision_stream.run", *argv])
         # All are checked before the first one runs.
         inputs = read_all_inputs(settings)
@@ -152,60 +153,6 @@ def _stop_ray() -> None:
         sys.modules["ray"].shutdown()
 
 
-@dataclass(frozen=True)
-class TaskInputs:
-    """A task's settings and rows, and where its backbone is; for `mode=plan`, what is known of it.
-
-    Attributes:
-        settings: Of the task.
-        data: Its rows.
-        source: What `locate` returned; empty for `mode=plan`.
-        planned: Of `mode=plan` alone.
-    """
-
-    settings: TaskSettings
-    data: TaskData
-    source: str
-    planned: PlannedBackbone | None = None
-
-
-def read_all_inputs(settings: Settings) -> list[TaskInputs]:
-    """The inputs of every run; seeds of a task share its rows, unless these are drawn by the seed.
-
-    Raises:
-        DataError: The rows of a task cannot be found or used.
-        BackboneError: The backbone cannot be found.
-    """
-    found: list[TaskInputs] = []
-    for each in settings.runs():
-        last = found[-1] if found else None
-        same_task = last is not None and last.settings.task == each.task
-        drawn = each.task == "custom" or each.data.train_fraction < 1
-        if last is not None and same_task and not drawn:
-            found.append(replace(last, settings=each))
-        else:
-            found.append(read_inputs(each))
-    return found
-
-
-def read_inputs(settings: TaskSettings) -> TaskInputs:
-    """Read the rows and find the backbone, without torch and Ray.
-
-    Raises:
-        DataError: The rows cannot be found or used.
-        BackboneError: The backbone cannot be found.
-    """
-    from bertvision_stream.data import load_task_data
-    from bertvision_stream.planned_backbone import find_planned
-    from bertvision_stream.sources import locate
-
-    if settings.mode == "plan":
-        planned = find_planned(settings)
-        return TaskInputs(settings, load_task_data(settings), "", planned)
-    source = locate(settings.backbone.name, settings.backbone.revision)
-    return TaskInputs(settings, load_task_data(settings), source)
-
-
 def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | None = None) -> Path:
     """Run one task, from its rows to its results; prints as it goes.
 
@@ -222,7 +169,7 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
     start = time.perf_counter()
     settings = inputs.settings
     folder = open_run_folder(settings)
-    with _logging_to(folder.path / LOG):
+    with logging_to(folder.path / LOG):
         if folder.finished:
             log.info("%s: this run is finished; its results are in %s", settings.task, folder.path)
             return folder.path
@@ -253,6 +200,7 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
             log.info("resume: %s", begun)
         head, search = settings, None
         if after_search is not None:
+            from bertvision_stream.inputs import read_inputs
             from tune.run import run_search
 
             found = run_search(
@@ -260,7 +208,7 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
                 after_search,
                 folder.path,
                 resume=folder.resumed,
-                show_progress=_show_progress(),
+                show_progress=show_progress(),
                 say=log.info,
             )
             inputs = read_inputs(found.settings)
@@ -285,7 +233,7 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
             weights=job.backbone.weights,
             heads={"head": head},
             shape=job.shape,
-            show_progress=_show_progress(),
+            show_progress=show_progress(),
             say=log.info,
             checkpoint=checkpoint,
             keep=lambda state: save_checkpoint(folder.checkpoint, state.with_facts(run=facts)),
@@ -314,6 +262,7 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
 def _run_study(inputs: TaskInputs, folder: RunFolder, command: str) -> None:
     """Compare amounts of data and of fine-tuning, and write what came of it."""
     from actors.study import run_study
+    from bertvision_stream.inputs import TaskInputs
     from bertvision_stream.results import write_json, write_text
     from bertvision_stream.run_folder import STUDY
     from bertvision_stream.study_report import (
@@ -332,7 +281,7 @@ def _run_study(inputs: TaskInputs, folder: RunFolder, command: str) -> None:
         folder.checkpoint.with_name(STUDY),
         prepare=prepare,
         resume=folder.resumed,
-        show_progress=_show_progress(),
+        show_progress=show_progress(),
         say=log.info,
     )
     plots = write_study_plots(study, task, folder.path / "plots")
@@ -340,37 +289,6 @@ def _run_study(inputs: TaskInputs, folder: RunFolder, command: str) -> None:
     write_json(folder.path / STUDY, study.to_json() | {"command": command})
     log.info("\n%s", render_study(study, task))
     log.info("study in %s", folder.path)
-
-
-def run_predictions(settings: Settings) -> None:
-    """Score new rows with finished runs; all is checked before the first scores."""
-    from bertvision_stream.prediction import (
-        makes_submission,
-        predict,
-        read_predictions,
-        write_submission,
-    )
-    from bertvision_stream.run_folder import LOG, open_prediction_folder
-
-    predictions = read_predictions(settings)
-    folders = [open_prediction_folder(settings, each.run.task.name) for each in predictions]
-    last = folders[-1]
-    if len(folders) > 1 and makes_submission(predictions):
-        last = open_prediction_folder(settings, "glue")
-    files: dict[str, str] = {}
-    for prediction, folder in zip(predictions, folders, strict=True):
-        with _logging_to(folder / LOG):
-            log.info("%s: results in %s", prediction.run.task.name, folder)
-            files |= predict(
-                prediction,
-                folder,
-                source=settings.predict.source,
-                show_progress=_show_progress(),
-                say=log.info,
-            )
-    if files:
-        with _logging_to(last / LOG):
-            write_submission(last, files, log.info)
 
 
 def _plan_task(
@@ -406,40 +324,9 @@ def _prepare(
         inputs.source,
         block_tokens=checkpoint.facts["run"]["block_tokens"] if checkpoint else None,
         reuse=settings.finetune.reuse or reuse or checkpoint is not None,
-        show_progress=_show_progress(),
+        show_progress=show_progress(),
         say=log.info,
     )
-
-
-def _show_progress() -> bool:
-    return sys.stderr.isatty()
-
-
-class _LogFile(logging.FileHandler):
-    """A log file that is given up, with a word, when its disk is full."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        self.addFilter(lambda record: False)
-        print(f"{self.baseFilename} is given up: {sys.exception()}", file=sys.stderr)
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """While it lasts, what we say goes to the console as it is, and with times into `path`."""
-    console, file = logging.StreamHandler(sys.stdout), _LogFile(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.handlers = [console, file]
-    try:
-        yield
-    except BaseException as error:
-        file.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "%r", (error,), None))
-        raise
-    finally:
-        log.handlers = [console]
-        with suppress(OSError):  # said already
-            file.close()
 
 
 if __name__ == "__main__":

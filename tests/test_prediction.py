@@ -21,8 +21,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from bertvision_stream.config import load_settings
 from bertvision_stream.errors import UserError
 from bertvision_stream.evaluate import compute_metrics
+from bertvision_stream.prediction import run_predictions
 from bertvision_stream.results import write_json
-from bertvision_stream.run import run_predictions
 from bertvision_stream.submission import missing_files, render_file
 from bertvision_stream.tasks import GLUE_TASKS, TASKS
 

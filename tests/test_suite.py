@@ -14,8 +14,8 @@ import pytest
 from bertvision_stream import run
 from bertvision_stream.data import Split, TaskData
 from bertvision_stream.errors import BertvisionError, StreamError
+from bertvision_stream.inputs import TaskInputs, read_all_inputs
 from bertvision_stream.published import PUBLISHED, size_of
-from bertvision_stream.run import TaskInputs
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.suite import Entry, glue_means, metric_rows, published_means, suite_json
 from bertvision_stream.suite_report import render_suite, render_suite_markdown
@@ -80,7 +80,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Runs]
         wrong = {(name.split("_")[0], int(name.split("_")[1])): e for name, e in failures.items()}
         made = Runs(tmp_path, wrong)
         monkeypatch.setattr(run, "run_task", made)
-        monkeypatch.setattr(run, "read_inputs", read)
+        monkeypatch.setattr("bertvision_stream.inputs.read_inputs", read)
         monkeypatch.chdir(tmp_path)
         return made
 
@@ -181,7 +181,7 @@ def test_which_seeds_share_their_rows(runs: Callable[..., Runs]):
 
     def rows_of(*arguments: str) -> int:
         settings = run.load_settings(["task=[cola,rte]", "seeds=[1,2]", *arguments])
-        inputs = run.read_all_inputs(settings)
+        inputs = read_all_inputs(settings)
         assert [(each.settings.task, each.settings.seed) for each in inputs] == [
             ("cola", 1),
             ("cola", 2),

@@ -1,0 +1,43 @@
+"""What a run says: on the console as it is, and with times in its folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+log = logging.getLogger("bertvision_stream")
+
+
+def show_progress() -> bool:
+    """Whether to draw bars: not into a file, nor into the log of a job."""
+    return sys.stderr.isatty()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that is given up, with a word, when its disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        self.addFilter(lambda record: False)
+        print(f"{self.baseFilename} is given up: {sys.exception()}", file=sys.stderr)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """While it lasts, what we say goes to the console as it is, and with times into `path`."""
+    console, file = logging.StreamHandler(sys.stdout), _LogFile(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [console, file]
+    try:
+        yield
+    except BaseException as error:
+        file.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "%r", (error,), None))
+        raise
+    finally:
+        log.handlers = [console]
+        with suppress(OSError):  # said already
+            file.close()
