@@ -344,7 +344,7 @@ def test_the_best_is_the_one_that_tune_calls_the_best(searched: Searched):
 @pytest.mark.ray
 def test_the_command_prints_and_writes(searched: Searched):
     command = [sys.executable, "-m", "tune.analysis", str(searched.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("demo: 6 trials, 3 finished, 1 stopped, 1 diverged, 1 failed\n")
     assert "best: trial 3, score 0.7500, with train.lr=0.0001\n" in done.stdout

@@ -44,7 +44,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> Done:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     reports, message = [], []
     for line in done.stderr.splitlines():

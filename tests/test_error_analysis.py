@@ -309,7 +309,7 @@ def test_folders_that_are_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_command_needs_neither_torch_nor_ray(tmp_path: Path):
     write(tmp_path, classification())
     command = ["-X", "importtime", "-m", "bertvision_stream.report", "errors", tmp_path]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("validation: 60 rows\n")
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

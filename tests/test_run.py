@@ -176,7 +176,7 @@ def test_predicting_the_rows_held_out_gives_the_runs_numbers(job: Job) -> None:
         cwd=job.folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     folder = job.results.parent / "new"
