@@ -51,6 +51,7 @@ def main() -> int:
         outcome = search_heads(job, Path(folder), resume=False, show_progress=False, say=print)
         seconds = time.perf_counter() - start
         trials = read_search(Path(folder)).trials
+    print(f"search: {seconds:.1f} s", flush=True)
     whole = streaming = tokens = 0.0
     for trial in trials:
         settings = trial_settings(inputs.settings, trial.config)
@@ -63,10 +64,10 @@ def main() -> int:
         whole += time.perf_counter() - start
         streaming += result.seconds
         tokens += result.stats.tokens_extracted
-        print(f"trial {trial.number}: {result.seconds:.1f} s of streaming", flush=True)
+        print(f"trial {trial.number}: {result.seconds:.1f} s of streaming, {whole:.1f} s so far")
+        sys.stdout.flush()
     print(f"{len(trials)} trials, {job.settings.train.epochs} epochs")
     print(f"tokens extracted: search {outcome.tokens_extracted:,}, independent {tokens:,.0f}")
-    print(f"search: {seconds:.1f} s")
     print(f"independent: {whole:.1f} s, {whole / seconds:.2f} times the search")
     print(f"  without the start of actors: {streaming:.1f} s, {streaming / seconds:.2f} times")
     return 0
