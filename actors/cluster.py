@@ -176,7 +176,7 @@ class Placement:
     """Who gets what: how many actors; the CPUs and GPUs, as Ray counts them, and threads of each.
 
     A trainer reserves no CPU: on a CPU it shares the extractors' cores, for a fraction of their
-    time.
+    time, and has all of them where blocks come from the cache.
     """
 
     num_extractors: int
@@ -208,7 +208,8 @@ def place(cluster: ClusterResources, settings: TaskSettings) -> Placement:
                 raise ConfigError(f"{key}={value}, but the cluster has no GPU. Leave it out.")
         count = cluster.num_cpus if extract.num_extractors == "auto" else extract.num_extractors
         cpus = min(1.0, math.floor(100 * cluster.num_cpus / count) / 100)
-        return Placement(count, cpus, 0, 1, 0, 1)
+        threads = max(1, cluster.num_cpus // cluster.num_nodes // train.num_trainers)
+        return Placement(count, cpus, 0, 1, 0, threads)
     trainer_gpus = (
         TRAINERS_GPU_SHARE / train.num_trainers if train.num_gpus == "auto" else train.num_gpus
     )
@@ -232,7 +233,7 @@ def place(cluster: ClusterResources, settings: TaskSettings) -> Placement:
         )
     cpus = min(1.0, math.floor(100 * cluster.num_cpus / count) / 100)
     threads = 1 if extractor_gpus == 0 else max(1, cluster.num_cpus // count // 2)
-    return Placement(count, cpus, extractor_gpus, threads, trainer_gpus, max(1, threads))
+    return Placement(count, cpus, extractor_gpus, threads, trainer_gpus, threads)
 
 
 def _have_room(demands: Sequence[float], num_gpus: int) -> bool:
@@ -275,7 +276,7 @@ def get_patiently(refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
 
     Args:
         refs: Answers of actors that are being started.
-        what: Who they are and what they want, as it reads before "has waited".
+        what: Who they are and what they want, as it reads before "is not ready".
     """
     start = time.monotonic()
     while ray.wait(list(refs), num_returns=len(refs), timeout=NOTICE_SECONDS)[1]:
@@ -296,7 +297,7 @@ def result_patiently(future: Future[T], what: str) -> T:
 def _say_waiting(what: str, seconds: float) -> None:
     free = ray.available_resources()
     _log.warning(
-        "%s has waited %s; the cluster has %g CPU and %g GPU free",
+        "%s is not ready after %s; the cluster has %g CPU and %g GPU free",
         what,
         format_seconds(seconds),
         free.get("CPU", 0),

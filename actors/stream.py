@@ -219,7 +219,7 @@ class FeatureStream:
         answer: asyncio.Future[DeviceInfo] = asyncio.ensure_future(extractor.info.remote())
         while not (await asyncio.wait([answer], timeout=NOTICE_SECONDS))[0]:
             _log.warning(
-                "extractor %d has waited %s for %g CPU and %g GPU",
+                "extractor %d is not ready after %s; it wants %g CPU and %g GPU",
                 number,
                 format_seconds(time.perf_counter() - start),
                 self._spec.num_cpus,

@@ -1,25 +1,29 @@
 """The actor that holds heads and trains them on delivered blocks."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
 import ray
-import torch
 
 from actors.metrics import HeadMetrics
 from actors.records import Ack, DeviceInfo, EpochEnd
-from bertvision_stream.blocks import BlockKey
-from bertvision_stream.checkpoint import Checkpoint
-from bertvision_stream.codecs import EncodedBlock
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.devices import keep_freed_memory, pick_dtype
-from bertvision_stream.fit import HeadResult
-from bertvision_stream.heads import HeadShape
-from bertvision_stream.plan import Position
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.tasks import Task
-from bertvision_stream.training import HeadTraining
+
+# Whoever holds a handle of an actor imports its module: the feature stream, which needs no torch.
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bertvision_stream.blocks import BlockKey
+    from bertvision_stream.checkpoint import Checkpoint
+    from bertvision_stream.codecs import EncodedBlock
+    from bertvision_stream.corpus import Corpus
+    from bertvision_stream.fit import HeadResult
+    from bertvision_stream.heads import HeadShape
+    from bertvision_stream.plan import Position
+    from bertvision_stream.settings import TaskSettings
+    from bertvision_stream.tasks import Task
 
 
 class HeadTrainer:
@@ -32,7 +36,7 @@ class HeadTrainer:
         shape: What the heads read and write.
         precision: `train.precision`.
         stack_heads: `train.stack_heads`.
-        num_threads: CPU threads of the heads' products.
+        num_threads: CPU threads for heads that are not computed together, where there is no GPU.
         tags: Of its metrics.
         checkpoint: Where the heads go on; None starts them.
     """
@@ -50,12 +54,23 @@ class HeadTrainer:
         tags: Mapping[str, str],
         checkpoint: Checkpoint | None = None,
     ):
-        torch.set_num_threads(num_threads)
+        import torch
+
+        from bertvision_stream.devices import keep_freed_memory, pick_dtype
+        from bertvision_stream.training import HeadTraining
+
+        torch.set_num_threads(1)  # they would wait for each other, and spin where cores are shared
         keep_freed_memory()
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         dtype = pick_dtype(precision, device)
         self._training = HeadTraining(
-            corpus, task, shape, device=device, dtype=dtype, stack_heads=stack_heads
+            corpus,
+            task,
+            shape,
+            device=device,
+            dtype=dtype,
+            stack_heads=stack_heads,
+            num_threads=num_threads if device.type == "cpu" else 1,
         )
         for name, settings in heads.items():
             self._training.attach(name, settings)

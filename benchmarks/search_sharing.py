@@ -1,11 +1,13 @@
 """A search whose trials share one stream, against as many independent runs with a stream each.
 
-    python -m benchmarks.search_sharing [--trials N] [key=value ...]
+    python -m benchmarks.search_sharing [--trials N] [--recompute] [key=value ...]
 
 Both train the same heads for the same epochs; the independent runs come one after another, each
-with all cores. The cluster is up and the backbone is there for both; what is timed is the start of
-the actors, extraction, training and, for the search, Ray Tune. The independent runs are also given
-without the start of their actors, which a loop in one process would spare.
+with all cores. They keep blocks between epochs as a run of ours does, or with `--recompute` run the
+frozen BERT in every epoch, as trials do that know of no cache. The cluster is up and the backbone
+is there for both; what is timed is the start of the actors, extraction, training and, for the
+search, Ray Tune. The independent runs are also given without the start of their actors, which a
+loop in one process would spare.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from actors.cluster import cluster_resources, connect, place
@@ -38,6 +41,7 @@ DEFAULTS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("settings", nargs="*", default=DEFAULTS)
     arguments = parser.parse_args()
     search = ("mode=search", "search.searcher=random", "search.scheduler=fifo")
@@ -60,7 +64,8 @@ def main() -> int:
             update={"mode": "train", "head": settings.head, "train": settings.train}
         )
         start = time.perf_counter()
-        _, result = run_streamed(Inputs(**{**inputs.__dict__, "settings": alone}))
+        cache = 0 if arguments.recompute else None
+        _, result = run_streamed(replace(inputs, settings=alone), cache=cache)
         whole += time.perf_counter() - start
         streaming += result.seconds
         tokens += result.stats.tokens_extracted

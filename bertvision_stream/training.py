@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,14 @@ if TYPE_CHECKING:  # it brings transformers, which a trainer does without
 # outputs are: an eighth of the cost, and rows of all lengths.
 ADAPTERS_MEASURED_ON = 8
 
+# Heads in one matrix product at most. Twice as many are no faster (3 %), and what is left are
+# products that several threads can share.
+HEADS_TOGETHER = 8
+
 
 @dataclass
-class _Group:
-    """Heads that are given the same batches: of equal size and rows, in the same epoch of theirs.
+class _Stack:
+    """Heads computed together: equal in shape, given the same batches, in the same epoch of theirs.
 
     `takes` is bool [N], whether they learn from a training row; None of all.
     """
@@ -49,10 +54,30 @@ class _Group:
     takes: np.ndarray | None
     fits: list[HeadFit]
 
-    def rows(self, block: Block, seed: int) -> np.ndarray:
-        """The block's rows that they learn from, in the order of their epoch."""
+    def train(self, opened: OpenBlock, block: Block, seed: int) -> None:
+        """Steps on the block's rows that they learn from, in the order of their epoch."""
         rows = row_order(block, seed=seed, epoch=self.epoch)
-        return rows if self.takes is None else rows[self.takes[block.example_ids[rows]]]
+        if self.takes is not None:
+            rows = rows[self.takes[block.example_ids[rows]]]
+        for batch in self.cutter.push(opened, rows):
+            train_together(self.fits, batch)
+        for fit in self.fits:
+            fit.check_finite(f"in epoch {fit.epoch + 1}, at block {block.key}")
+
+    def weight(self) -> int:
+        """Grows with the time that they take."""
+        return sum(fit.head.num_parameters for fit in self.fits)
+
+    def end_training(self) -> None:
+        """A step on what is left of the epoch's rows."""
+        for batch in self.cutter.flush():
+            train_together(self.fits, batch)
+
+    def evaluate(self, split: str, example_ids: np.ndarray, everything: Batch, some: Batch) -> None:
+        """Keep the logits of a validation block, and norms of the adapters' output on a part."""
+        evaluate_together(self.fits, split, example_ids, everything)
+        if measured := [fit for fit in self.fits if fit.wants_norms]:
+            measure_adapters(measured, some)
 
 
 class HeadTraining:
@@ -71,6 +96,8 @@ class HeadTraining:
         dtype: The dtype of the heads' products, bf16 or fp32.
         stack_heads: Whether heads of equal shape are computed together: much faster, and equal to
             one by one but for rounding.
+        num_threads: Threads for heads that are not computed together; the numbers are the same with
+            any number of them.
     """
 
     def __init__(
@@ -82,6 +109,7 @@ class HeadTraining:
         device: torch.device,
         dtype: torch.dtype,
         stack_heads: bool,
+        num_threads: int = 1,
     ):
         self.corpus = corpus
         self.objective = make_objective(task)
@@ -93,7 +121,8 @@ class HeadTraining:
         self._fractions: dict[str, float] = {}
         self.position = Position(0, 0)
         self.bert_logits: dict[str, np.ndarray] = {}
-        self._groups: list[_Group] = []
+        self._stacks: list[_Stack] = []
+        self._threads = _threads(num_threads) if num_threads > 1 else None
         self._taking_part: frozenset[str] = frozenset()
         self._ended: dict[str, EpochRecord | None] = {}
 
@@ -145,26 +174,20 @@ class HeadTraining:
             early = position > self.position
             return Reception.TOO_EARLY if early else Reception.DUPLICATE
         if position.index == 0:
-            self._groups = self._group()
+            self._stacks = self._make_stacks()
             self._taking_part = self.active
         block = self.corpus.block(key)
         labels_B = self.corpus.stores[key.split].labels[block.example_ids]
         opened = OpenBlock(encoded, block.lengths, labels_B, device=self.device, dtype=self.dtype)
         if key.split == TRAIN:
-            for group in self._groups:
-                for batch in group.cutter.push(opened, group.rows(block, self.corpus.seed)):
-                    self._train(group, batch)
-            for fit in self._active():
-                fit.check_finite(f"in epoch {fit.epoch + 1}, at block {key}")
+            self._each_stack(lambda stack: stack.train(opened, block, self.corpus.seed))
         else:
             self._end_training()
             self._keep_bert_logits(key.split, block.example_ids, encoded.logits)
             everything = opened.take(np.arange(opened.num_rows))
-            for stack in self._stacks(self.fits.values()):
-                evaluate_together(stack, key.split, block.example_ids, everything)
-            if measured := [fit for fit in self._active() if fit.wants_norms]:
-                some = np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON)
-                measure_adapters(measured, opened.take(some))
+            some = opened.take(np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON))
+            ids = block.example_ids
+            self._each_stack(lambda stack: stack.evaluate(key.split, ids, everything, some))
         self.position = position.next
         return Reception.CONSUMED
 
@@ -215,47 +238,45 @@ class HeadTraining:
         }
         self.position = Position(checkpoint.facts["epoch"], 0)
 
-    def _active(self) -> list[HeadFit]:
-        return _active(self.fits.values())
-
-    def _group(self) -> list[_Group]:
-        groups: dict[Hashable, _Group] = {}
+    def _make_stacks(self) -> list[_Stack]:
+        """The heads that train in this epoch, together where they can be computed together."""
+        kinds: dict[tuple[int, int, float, Hashable], list[HeadFit]] = {}
         for name, fit in self.fits.items():
-            if not fit.active:
-                continue
-            subset = self.corpus.subsets.get(self._fractions[name])
-            key = (fit.epoch, fit.batch_size, None if subset is None else self._fractions[name])
-            if key not in groups:
-                cutter = BatchCutter(fit.batch_size)
-                groups[key] = _Group(fit.epoch, cutter, self._mask(subset), [])
-            groups[key].fits.append(fit)
-        return list(groups.values())
+            if fit.active:
+                fraction = self._fractions[name]
+                alike = fit.head.stack_key if self.stack_heads else name
+                kinds.setdefault((fit.epoch, fit.batch_size, fraction, alike), []).append(fit)
+        return [
+            _Stack(epoch, BatchCutter(size), self._mask(fraction), fits[i : i + HEADS_TOGETHER])
+            for (epoch, size, fraction, _), fits in kinds.items()
+            for i in range(0, len(fits), HEADS_TOGETHER)
+        ]
 
-    def _mask(self, subset: np.ndarray | None) -> np.ndarray | None:
+    def _mask(self, fraction: float) -> np.ndarray | None:
+        subset = self.corpus.subsets.get(fraction)
         if subset is None:
             return None
         mask = np.zeros(self.corpus.stores[TRAIN].num_examples, dtype=bool)
         mask[subset] = True
         return mask
 
-    def _train(self, group: _Group, batch: Batch) -> None:
-        for stack in self._stacks(group.fits):
-            train_together(stack, batch)
+    def _each_stack(self, do: Callable[[_Stack], None]) -> None:
+        """Call it for each stack, in all threads; a stack is in one at a time.
 
-    def _stacks(self, fits: Iterable[HeadFit]) -> list[list[HeadFit]]:
-        """Those that still train, together where they can be computed together."""
-        if not self.stack_heads:
-            return [[fit] for fit in _active(fits)]
-        stacks: dict[Hashable, list[HeadFit]] = {}
-        for fit in _active(fits):
-            stacks.setdefault(fit.head.stack_key, []).append(fit)
-        return list(stacks.values())
+        Heads that failed by then leave their stacks.
+        """
+        for stack in self._stacks:
+            stack.fits = [fit for fit in stack.fits if fit.active]
+        self._stacks = [stack for stack in self._stacks if stack.fits]
+        if self._threads is None or len(self._stacks) == 1:
+            for stack in self._stacks:
+                do(stack)
+        else:
+            list(self._threads.map(do, sorted(self._stacks, key=_Stack.weight, reverse=True)))
 
     def _end_training(self) -> None:
         """The last, smaller batch of the epoch, once its training blocks are through."""
-        for group in self._groups:
-            for batch in group.cutter.flush():
-                self._train(group, batch)
+        self._each_stack(_Stack.end_training)
 
     def _keep_bert_logits(self, split: str, ids: np.ndarray, logits: np.ndarray) -> None:
         store = self.corpus.stores[split]
@@ -264,8 +285,9 @@ class HeadTraining:
         self.bert_logits[split][self.objective.rows(store, ids)] = logits
 
 
-def _active(fits: Iterable[HeadFit]) -> list[HeadFit]:
-    return [fit for fit in fits if fit.active]
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads of one core each: none of them starts more for its products."""
+    return ThreadPoolExecutor(count, "heads", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def make_training(

@@ -316,8 +316,8 @@ def test_a_stage_that_waits_for_resources_says_so(
     group = ray.util.placement_group([{"CPU": 50}])
     fitting = in_thread(lambda: result_patiently(in_thread(over.wait, "fits"), "fine-tuning"), "")
     said = {
-        "a head trainer (1 GPU) has waited 0.5 s; the cluster has 2 CPU and 0 GPU free",
-        "fine-tuning has waited 0.5 s; the cluster has 2 CPU and 0 GPU free",
+        "a head trainer (1 GPU) is not ready after 0.5 s; the cluster has 2 CPU and 0 GPU free",
+        "fine-tuning is not ready after 0.5 s; the cluster has 2 CPU and 0 GPU free",
     }
     assert becomes_true(lambda: said <= {record.getMessage() for record in caplog.records})
     over.set()

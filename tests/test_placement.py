@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 
 import pytest
 from tiny import task_settings
@@ -55,8 +56,14 @@ def test_without_a_gpu_each_core_has_an_extractor_of_one_thread(cores: int, coun
         extractor_gpus=0,
         extractor_threads=1,
         trainer_gpus=0,
-        trainer_threads=1,
+        trainer_threads=count,
     )
+
+
+def test_trainers_share_the_cores_of_a_node():
+    settings = several_trainers(task_settings(), 3)
+    assert place(replace(cluster(16), num_nodes=2), settings).trainer_threads == 2
+    assert place(cluster(2), settings).trainer_threads == 1
 
 
 @pytest.mark.parametrize(

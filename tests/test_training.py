@@ -21,7 +21,7 @@ from bertvision_stream.heads import Head
 from bertvision_stream.plan import Position, Reception, StreamPlan
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.settings import TaskSettings
-from bertvision_stream.training import HeadTraining
+from bertvision_stream.training import HEADS_TOGETHER, HeadTraining
 
 NUM_EPOCHS = 3
 CORPUS = make_corpus()
@@ -76,9 +76,17 @@ def positions_of(epoch: int, first: int = 0, last: int = LAST) -> list[Position]
     return [Position(epoch, index) for index in range(first, last + 1)]
 
 
-def training_of(**heads: TaskSettings) -> HeadTraining:
+def training_of(
+    *, stack_heads: bool = False, num_threads: int = 1, **heads: TaskSettings
+) -> HeadTraining:
     training = HeadTraining(
-        CORPUS, CLASSES, shape_of(CLASSES), device=CPU, dtype=torch.float32, stack_heads=False
+        CORPUS,
+        CLASSES,
+        shape_of(CLASSES),
+        device=CPU,
+        dtype=torch.float32,
+        stack_heads=stack_heads,
+        num_threads=num_threads,
     )
     for name, settings in heads.items():
         training.attach(name, settings)
@@ -385,3 +393,35 @@ def test_heads_of_a_subset_learn_from_its_rows_alone(batch_size: int):
     for _ in range(NUM_EPOCHS):
         stream.run_epoch(alone)
     assert_same(training.results()["1.0"], alone.results()["head"])
+
+
+def test_threads_change_no_number():
+    rates = {f"rate{i}": settings_of(lr=0.001 * (i + 1)) for i in range(HEADS_TOGETHER + 1)}
+    others = {
+        **HEADS,
+        "large": settings_of("head.adapter_dim=32"),
+        "small-batches": settings_of("train.batch_size=5"),
+        "diverging": settings_of(lr=1e30),
+    }
+    results = []
+    for num_threads in (1, 3):
+        stream = Stream()
+        training = training_of(stack_heads=True, num_threads=num_threads, **rates, **others)
+        for _ in range(NUM_EPOCHS):
+            stream.run_epoch(training)
+        results.append(training.results())
+    one, three = results
+    assert one["diverging"].failure
+    assert one["diverging"].failure == three["diverging"].failure
+    for name in one:
+        assert_same(one[name], three[name])
+
+
+def test_what_fails_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch):
+    def fail(fits: object, batch: object) -> None:
+        raise MemoryError("no room for the products")
+
+    monkeypatch.setattr("bertvision_stream.training.train_together", fail)
+    training = training_of(num_threads=2, **HEADS)
+    with pytest.raises(MemoryError, match="no room for the products"):
+        Stream().run_epoch(training)
