@@ -37,9 +37,9 @@ if TYPE_CHECKING:  # it brings transformers, which a trainer does without
 # outputs are: an eighth of the cost, and rows of all lengths.
 ADAPTERS_MEASURED_ON = 8
 
-# Heads in one matrix product at most. Twice as many are no faster (3 %), and what is left are
-# products that several threads can share.
-HEADS_TOGETHER = 8
+# Columns of one matrix product, the adapters of all its heads side by side. Twice as many are no
+# faster (3 %), and narrower products are what several threads can share evenly.
+COLUMNS_TOGETHER = 512
 
 
 @dataclass
@@ -246,11 +246,14 @@ class HeadTraining:
                 fraction = self._fractions[name]
                 alike = fit.head.stack_key if self.stack_heads else name
                 kinds.setdefault((fit.epoch, fit.batch_size, fraction, alike), []).append(fit)
-        return [
-            _Stack(epoch, BatchCutter(size), self._mask(fraction), fits[i : i + HEADS_TOGETHER])
-            for (epoch, size, fraction, _), fits in kinds.items()
-            for i in range(0, len(fits), HEADS_TOGETHER)
-        ]
+        stacks = []
+        for (epoch, size, fraction, _), fits in kinds.items():
+            count = max(1, COLUMNS_TOGETHER // fits[0].head.num_columns)
+            stacks += [
+                _Stack(epoch, BatchCutter(size), self._mask(fraction), fits[i : i + count])
+                for i in range(0, len(fits), count)
+            ]
+        return stacks
 
     def _mask(self, fraction: float) -> np.ndarray | None:
         subset = self.corpus.subsets.get(fraction)

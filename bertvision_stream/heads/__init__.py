@@ -100,6 +100,11 @@ class Head(nn.Module):
         return self.features if isinstance(self.features, ScalarMix) else None
 
     @property
+    def num_columns(self) -> int:
+        """Columns of the product with each layer's hidden states: the adapters', or 1 for a mix."""
+        return self.features.weight.shape[-1] if isinstance(self.features, AdapterPooler) else 1
+
+    @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
