@@ -37,15 +37,16 @@ class Memory:
         return Memory(self.private + other.private, self.shared + other.shared)
 
 
-def process_tree() -> dict[int, str]:
-    """This process and all below it: what each is, by process id."""
+def process_tree(root: int | None = None) -> dict[int, str]:
+    """A process (this one if none is named) and all below it: what each is, by process id."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             with suppress(OSError):  # it has just ended
                 children.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
-    tree = {os.getpid(): "driver"}
-    waiting = [os.getpid()]
+    root = root or os.getpid()
+    tree = {root: "driver"}
+    waiting = [root]
     while waiting:
         for pid in children.get(waiting.pop(), []):
             with suppress(OSError):
@@ -78,12 +79,21 @@ def memory_by_role() -> dict[str, Memory]:
 
 def cpu_seconds(role: str = "") -> float:
     """CPU time so far of this process and those that live below it, or of those of a role."""
-    ticks = 0
+    seconds = 0.0
     for pid, its_role in process_tree().items():
         if role in ("", its_role):
             with suppress(OSError):
-                ticks += sum(int(field) for field in _stat(pid)[11:13])
-    return ticks / _TICKS
+                seconds += cpu_time(pid)
+    return seconds
+
+
+def cpu_time(pid: int) -> float:
+    """CPU seconds so far of one process.
+
+    Raises:
+        OSError: It has ended.
+    """
+    return sum(int(field) for field in _stat(pid)[11:13]) / _TICKS
 
 
 def _stat(pid: int) -> list[str]:

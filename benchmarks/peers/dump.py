@@ -1,0 +1,156 @@
+"""Dump hidden states to disk, then train from there: as BERTVision did, and as an expert would."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.inputs import Inputs, make_extractor
+from benchmarks.peers.head import new_fit
+from benchmarks.peers.outcome import Stopwatch, folder_bytes
+from bertvision_stream.batches import Batch
+from bertvision_stream.blocks import TRAIN, BlockKey, epoch_sequence
+from bertvision_stream.codecs import EncodedBlock
+from bertvision_stream.data import TokenStore
+from bertvision_stream.fit import evaluate_together
+from bertvision_stream.plan import Position
+from bertvision_stream.results import EpochRecord
+from bertvision_stream.training import make_training
+
+# As in BERTVision's own scripts.
+FORWARD_BATCH = 32
+
+CPU = torch.device("cpu")
+
+
+def dump(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[EpochRecord], int]:
+    """Every example padded to `data.max_length`, in fp32, to HDF5; a shuffling DataLoader reads."""
+    path = folder / "hidden_states.h5"
+    _dump_padded(inputs, path)
+    fit = new_fit(inputs)
+    watch.training_begins(after_dump=True)
+    stores = inputs.corpus.stores
+    for epoch in range(fit.settings.epochs):
+        order = torch.Generator().manual_seed(inputs.settings.seed + epoch)
+        for _, batch in _load(path, TRAIN, stores[TRAIN], fit.batch_size, order):
+            fit.train_batch(batch)
+        for split in inputs.corpus.validation_splits:
+            for rows, batch in _load(path, split, stores[split], fit.batch_size, None):
+                evaluate_together([fit], split, rows.numpy(), batch)
+        fit.end_epoch()
+        watch.lap()
+    return fit.history, folder_bytes(folder)
+
+
+@torch.inference_mode()
+def _dump_padded(inputs: Inputs, path: Path) -> None:
+    model = inputs.weights.build().eval()
+    max_length = inputs.settings.data.max_length
+    with h5py.File(path, "w") as file:
+        for split, store in inputs.corpus.stores.items():
+            shape = (store.num_examples, max_length, inputs.shape.num_layers)
+            hidden = file.create_dataset(
+                split, (*shape, inputs.shape.hidden_size), dtype="f4", chunks=(1, *shape[1:], 384)
+            )
+            for first in range(0, store.num_examples, FORWARD_BATCH):
+                rows = range(first, min(first + FORWARD_BATCH, store.num_examples))
+                states = model(**_padded(store, rows, max_length), output_hidden_states=True)
+                stacked = torch.stack(states.hidden_states, dim=2)
+                hidden[rows.start : rows.stop] = stacked.numpy()
+
+
+def _padded(store: TokenStore, rows: range, max_length: int) -> dict[str, torch.Tensor]:
+    inputs = np.zeros((3, len(rows), max_length), dtype=np.int64)
+    for i, row in enumerate(rows):
+        tokens = slice(store.offsets[row], store.offsets[row + 1])
+        length = tokens.stop - tokens.start
+        inputs[0, i, :length] = store.input_ids[tokens]
+        inputs[1, i, :length] = store.token_type_ids[tokens]
+        inputs[2, i, :length] = 1
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    return dict(zip(names, torch.from_numpy(inputs), strict=True))
+
+
+class _Dumped(Dataset[Any]):
+    """Padded hidden states of one split; each worker opens the file for itself."""
+
+    def __init__(self, path: Path, split: str, store: TokenStore):
+        self._path, self._split, self._store = path, split, store
+        self._hidden: Any = None
+
+    def __len__(self) -> int:
+        return self._store.num_examples
+
+    def __getitem__(self, row: int) -> tuple[int, torch.Tensor, int, Any]:
+        if self._hidden is None:
+            self._hidden = h5py.File(self._path, "r")[self._split]
+        states_SLD = torch.from_numpy(self._hidden[row])
+        return row, states_SLD, int(self._store.lengths[row]), self._store.labels[row]
+
+
+def _collate(examples: list[tuple[int, torch.Tensor, int, Any]]) -> tuple[torch.Tensor, Batch]:
+    rows, states, lengths, labels = zip(*examples, strict=True)
+    packed = torch.cat([s[:length] for s, length in zip(states, lengths, strict=True)])
+    return torch.tensor(rows), Batch(
+        packed, torch.tensor(lengths), torch.from_numpy(np.array(labels))
+    )
+
+
+def _load(
+    path: Path, split: str, store: TokenStore, batch_size: int, order: torch.Generator | None
+) -> Iterator[tuple[torch.Tensor, Batch]]:
+    """Batches in a random order, or in that of the rows; a worker reads while the head trains."""
+    loader = DataLoader(
+        _Dumped(path, split, store),
+        batch_size,
+        shuffle=order is not None,
+        generator=order,
+        num_workers=1,
+        collate_fn=_collate,
+    )
+    yield from loader
+
+
+def dump_blocks(
+    inputs: Inputs, folder: Path, watch: Stopwatch
+) -> tuple[Sequence[EpochRecord], int]:
+    """Unpadded bf16 blocks in safetensors, written in the first epoch, memory-mapped in later ones.
+
+    The same blocks and order as streamed ones, and so the same numbers.
+    """
+    extractor = make_extractor(inputs)
+    heads = {"head": inputs.settings}
+    training = make_training(inputs.corpus, inputs.data.task, heads, inputs.shape, device=CPU)
+    watch.training_begins()
+    corpus = inputs.corpus
+    for epoch in range(inputs.settings.train.epochs):
+        keys = epoch_sequence(
+            len(corpus.blocks[TRAIN]), corpus.validation_keys, seed=corpus.seed, epoch=epoch
+        )
+        for index, key in enumerate(keys):
+            if epoch == 0:
+                encoded = extractor.extract(key)
+                arrays = {"hidden": encoded.hidden, "logits": encoded.logits}
+                save_file(arrays, _block_path(folder, key))
+            else:
+                encoded = _mapped(_block_path(folder, key))
+            training.consume(Position(epoch, index), key, encoded)
+        training.end_epoch(epoch)
+        watch.lap()
+    return training.results()["head"].history, folder_bytes(folder)
+
+
+def _block_path(folder: Path, key: BlockKey) -> Path:
+    return folder / f"{key.split}-{key.index}.safetensors"
+
+
+def _mapped(path: Path) -> EncodedBlock:
+    with safe_open(path, framework="pt") as file:  # torch tensors lie in the mapped file
+        hidden, logits = file.get_tensor("hidden"), file.get_tensor("logits")
+    return EncodedBlock(hidden.numpy(), np.empty(0, dtype=np.float32), logits.numpy())

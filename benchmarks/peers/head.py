@@ -1,0 +1,23 @@
+"""The head of a peer that brings its own batches."""
+
+import torch
+
+from benchmarks.inputs import Inputs
+from bertvision_stream.blocks import TRAIN
+from bertvision_stream.fit import HeadFit
+from bertvision_stream.heads import Head
+from bertvision_stream.objectives import make_objective
+
+
+def new_fit(inputs: Inputs) -> HeadFit:
+    """The head that a stream would train, with its optimiser and schedule."""
+    settings, corpus = inputs.settings, inputs.corpus
+    return HeadFit(
+        Head(settings.head, inputs.shape, seed=settings.seed),
+        settings.train,
+        make_objective(inputs.data.task),
+        train_labels=corpus.stores[TRAIN].labels,
+        validation={split: corpus.stores[split] for split in corpus.validation_splits},
+        device=torch.device("cpu"),
+        reported=False,
+    )
