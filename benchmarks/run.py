@@ -3,7 +3,8 @@
     python -m benchmarks.run [--tasks cola,rte] [--epochs 1,5] [--repeats N] [key=value ...]
 
 Every peer is a process of its own, with the same backbone, rows, head, epochs and threads; peers
-take turns, and the medians of `--repeats` turns count. Writes `benchmarks/RESULTS.md`.
+take turns, and the medians of `--repeats` turns count. Writes `benchmarks/RESULTS.md`. Needs the
+extra `bench` (`pip install -e '.[demo,bench]'`), and disk for BERTVision's dump: 13 GB for CoLA.
 """
 
 import argparse
