@@ -92,7 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--tasks", default="cola,rte")
     parser.add_argument("--epochs", default="1,5")
-    parser.add_argument("--peers", default=",".join(PEERS), help="the first one is the baseline")
+    parser.add_argument("--peers", default=",".join(PEERS), help="%(default)s")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/RESULTS.md"))
     parser.add_argument("keys", nargs="*", default=list(DEFAULTS), help="settings")

@@ -73,11 +73,13 @@ class _Stack:
         for batch in self.cutter.flush():
             train_together(self.fits, batch)
 
-    def evaluate(self, split: str, example_ids: np.ndarray, everything: Batch, some: Batch) -> None:
+    def evaluate(
+        self, split: str, example_ids: np.ndarray, everything: Batch, some: Batch | None
+    ) -> None:
         """Keep the logits of a validation block, and norms of the adapters' output on a part."""
         evaluate_together(self.fits, split, example_ids, everything)
-        if measured := [fit for fit in self.fits if fit.wants_norms]:
-            measure_adapters(measured, some)
+        if some is not None:
+            measure_adapters([fit for fit in self.fits if fit.wants_norms], some)
 
 
 class HeadTraining:
@@ -185,7 +187,9 @@ class HeadTraining:
             self._end_training()
             self._keep_bert_logits(key.split, block.example_ids, encoded.logits)
             everything = opened.take(np.arange(opened.num_rows))
-            some = opened.take(np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON))
+            some = None
+            if any(fit.wants_norms for fit in self.fits.values()):
+                some = opened.take(np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON))
             ids = block.example_ids
             self._each_stack(lambda stack: stack.evaluate(key.split, ids, everything, some))
         self.position = position.next
@@ -249,8 +253,9 @@ class HeadTraining:
         stacks = []
         for (epoch, size, fraction, _), fits in kinds.items():
             count = max(1, COLUMNS_TOGETHER // fits[0].head.num_columns)
+            takes = self._mask(fraction)
             stacks += [
-                _Stack(epoch, BatchCutter(size), self._mask(fraction), fits[i : i + count])
+                _Stack(epoch, BatchCutter(size), takes, fits[i : i + count])
                 for i in range(0, len(fits), count)
             ]
         return stacks

@@ -256,7 +256,8 @@ def test_a_search_and_the_training_of_the_best(job: Job, target: str) -> None:
         "search.num_trials=2",
         "search.searcher=random",
         f"run_name={target}",
-        "finetune.epochs=0.5",
+        # Searched, a fine-tuning has up to three epochs by default.
+        "finetune.epochs=0.5" if target == "head" else "search.space.finetune.epochs=[0.4,0.5]",
     )
     assert done.returncode == 0, done.stderr
     found = Job(job.folder, done.stdout, target)

@@ -103,6 +103,12 @@ def search_heads(
         show_progress=show_progress,
     )
     try:
+        extractor, trainer = crew.ready()
+        say(
+            f"search: {settings.search.num_trials} trials, {max_concurrent} heads at once; "
+            f"{job.placement.num_extractors} extractors on {extractor}, "
+            f"{settings.train.num_trainers} head trainers on {trainer}"
+        )
         board: Any = (
             ray.remote(SearchBoard)
             .options(num_cpus=0, name=f"{crew.name}-search-board", scheduling_strategy=here())
@@ -113,12 +119,6 @@ def search_heads(
             settings, folder, trainable, max_concurrent=max_concurrent, resume=resume
         )
         trials = in_thread(tuner.fit, "ray-tune")
-        extractor, trainer = crew.ready()
-        say(
-            f"search: {settings.search.num_trials} trials, {max_concurrent} heads at once; "
-            f"{job.placement.num_extractors} extractors on {extractor}, "
-            f"{settings.train.num_trainers} head trainers on {trainer}"
-        )
         epochs = _serve(crew, board, trials, say)
         trials.result()
         ray.kill(board)

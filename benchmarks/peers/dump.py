@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.inputs import Inputs, make_extractor
+from benchmarks.inputs import CPU, Inputs, make_extractor
 from benchmarks.peers.head import new_fit
 from benchmarks.peers.outcome import Stopwatch, folder_bytes
 from bertvision_stream.batches import Batch
@@ -25,8 +25,6 @@ from bertvision_stream.training import make_training
 
 # As in BERTVision's own scripts.
 FORWARD_BATCH = 32
-
-CPU = torch.device("cpu")
 
 
 def dump(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[EpochRecord], int]:
@@ -54,9 +52,9 @@ def _dump_padded(inputs: Inputs, path: Path) -> None:
     max_length = inputs.settings.data.max_length
     with h5py.File(path, "w") as file:
         for split, store in inputs.corpus.stores.items():
-            shape = (store.num_examples, max_length, inputs.shape.num_layers)
+            shape = (max_length, inputs.shape.num_layers, inputs.shape.hidden_size)
             hidden = file.create_dataset(
-                split, (*shape, inputs.shape.hidden_size), dtype="f4", chunks=(1, *shape[1:], 384)
+                split, (store.num_examples, *shape), dtype="f4", chunks=(1, *shape)
             )
             for first in range(0, store.num_examples, FORWARD_BATCH):
                 rows = range(first, min(first + FORWARD_BATCH, store.num_examples))

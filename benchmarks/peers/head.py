@@ -1,8 +1,6 @@
 """The head of a peer that brings its own batches."""
 
-import torch
-
-from benchmarks.inputs import Inputs
+from benchmarks.inputs import CPU, Inputs
 from bertvision_stream.blocks import TRAIN
 from bertvision_stream.fit import HeadFit
 from bertvision_stream.heads import Head
@@ -18,6 +16,6 @@ def new_fit(inputs: Inputs) -> HeadFit:
         make_objective(inputs.data.task),
         train_labels=corpus.stores[TRAIN].labels,
         validation={split: corpus.stores[split] for split in corpus.validation_splits},
-        device=torch.device("cpu"),
+        device=CPU,
         reported=False,
     )

@@ -9,7 +9,7 @@ import ray
 import torch
 
 from actors.cluster import connect
-from benchmarks.inputs import Inputs, make_extractor
+from benchmarks.inputs import CPU, Inputs, make_extractor
 from benchmarks.peers.head import new_fit
 from benchmarks.peers.outcome import Stopwatch
 from bertvision_stream.batches import Batch
@@ -56,7 +56,7 @@ def ray_data(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[E
     torch.set_num_threads(1)
     fit = new_fit(inputs)
     shared = ray.put(inputs)
-    dtype = pick_dtype(inputs.settings.train.precision, torch.device("cpu"))
+    dtype = pick_dtype(inputs.settings.train.precision, CPU)
     stores = inputs.corpus.stores
 
     def batches(split: str, seed: int | None) -> Any:

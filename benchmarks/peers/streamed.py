@@ -4,10 +4,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from actors.cluster import connect
-from benchmarks.inputs import Inputs, make_extractor, run_streamed
+from benchmarks.inputs import CPU, Inputs, make_extractor, run_streamed
 from benchmarks.peers.outcome import PeerOutcome, Stopwatch
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.training import make_training, train_in_process
@@ -17,8 +15,7 @@ def recompute(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[
     """Forward pass and head in one process, in every epoch; no Ray, nothing moved or kept."""
     extractor = make_extractor(inputs)
     heads = {"head": inputs.settings}
-    device = torch.device("cpu")
-    training = make_training(inputs.corpus, inputs.data.task, heads, inputs.shape, device=device)
+    training = make_training(inputs.corpus, inputs.data.task, heads, inputs.shape, device=CPU)
     watch.training_begins()
     for _ in train_in_process(extractor, training):
         watch.lap()
