@@ -7,7 +7,6 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from actors.cluster import ClusterResources
-from actors.finetune import run_finetune
 from bertvision_stream import finetuned
 from bertvision_stream.backbone import BackboneWeights, load_classifier, set_output_bias
 from bertvision_stream.blocks import TRAIN
@@ -125,6 +124,8 @@ def prepare_backbone(
         raise ConfigError(
             f"finetune.num_workers={num_workers} is more than the cluster's {what}; lower it"
         )
+    from actors.finetune import run_finetune  # it brings Ray Train: only where it is needed
+
     say(f"fine-tuning for {options.epochs:g} epochs at {options.lr:g} ...")
     result = run_finetune(
         BackboneWeights.of(model),

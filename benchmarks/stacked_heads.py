@@ -11,7 +11,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -76,28 +76,42 @@ def milliseconds(steps: list[Callable[[], None]], repeats: int) -> list[float]:
     return [statistics.median(own) for own in times]
 
 
+def measure(
+    repeats: int, counts: Sequence[int] = (1, 4, 16, 32), keys: Sequence[str] = ()
+) -> list[str]:
+    """Lines of markdown."""
+    settings = load_settings(["task=demo", *keys]).head
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    single = Steps(settings, 1, torch.bfloat16).one_by_one
+    lines = [
+        f"Milliseconds of a training step on {NUM_TOKENS:,} tokens in memory, one thread, "
+        f"{settings.kind} heads of adapter_dim={settings.adapter_dim}.",
+        "",
+        "| heads | one by one, fp32 | one by one, bf16 | stacked, fp32 | stacked, bf16 "
+        "| stacked against one by one, bf16 | stacked, bf16, in steps of one head |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for num_heads in counts:
+        fp32 = Steps(settings, num_heads, torch.float32)
+        bf16 = Steps(settings, num_heads, torch.bfloat16)
+        steps = [fp32.one_by_one, bf16.one_by_one, fp32.stacked, bf16.stacked, single]
+        *four, one = milliseconds(steps, repeats)
+        lines.append(
+            f"| {num_heads} | {' | '.join(f'{each:.1f}' for each in four)} "
+            f"| {four[1] / four[3]:.2f} times faster | {four[3] / one:.2f} |"
+        )
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--heads", default="1,4,16,32", help="how many, separated by commas")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("keys", nargs="*", help="head.KEY=VALUE")
     options = parser.parse_args()
-    settings = load_settings(["task=demo", *options.keys]).head
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    print(f"{settings}\nms of a training step on {NUM_TOKENS:,} tokens, one thread")
-    print("         one by one         stacked       bf16 stacked: faster than   time of")
-    print("heads    fp32    bf16    fp32    bf16     fp32 and bf16 one by one  one head")
-    single = Steps(settings, 1, torch.bfloat16).one_by_one
-    for num_heads in map(int, options.heads.split(",")):
-        fp32 = Steps(settings, num_heads, torch.float32)
-        bf16 = Steps(settings, num_heads, torch.bfloat16)
-        steps = [fp32.one_by_one, fp32.stacked, bf16.one_by_one, bf16.stacked, single]
-        *four, one = milliseconds(steps, options.repeats)
-        print(
-            f"{num_heads:5}  {four[0]:6.1f}  {four[2]:6.1f}  {four[1]:6.1f}  {four[3]:6.1f}  "
-            f"{four[0] / four[3]:14.2f}x {four[2] / four[3]:9.2f}x  {four[3] / one:7.2f}x"
-        )
+    counts = [int(count) for count in options.heads.split(",")]
+    print("\n".join(measure(options.repeats, counts, options.keys)))
     return 0
 
 

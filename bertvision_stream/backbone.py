@@ -266,7 +266,7 @@ class Backbone:
             output = self.model(
                 attention_mask=self._to_device(mask.astype(np.int64)),
                 output_hidden_states=True,
-                **self._inputs(mask, input_ids_T[first:last], token_type_ids_T[first:last]),
+                **self.padded_inputs(mask, input_ids_T[first:last], token_type_ids_T[first:last]),
             )
             # Indices from the host: a mask on the device would make a GPU wait at every layer.
             real_t = None if mask.all() else self._to_device(np.flatnonzero(mask))
@@ -277,7 +277,7 @@ class Backbone:
             first = last
         return hidden_TLD, torch.cat(logits)
 
-    def _inputs(
+    def padded_inputs(
         self, mask_bS: np.ndarray, input_ids_T: np.ndarray, token_type_ids_T: np.ndarray
     ) -> Mapping[str, torch.Tensor]:
         """Padded inputs [b, S]: real pad ids, because RoBERTa derives positions from them."""
