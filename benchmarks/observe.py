@@ -1,9 +1,10 @@
 """Run a command and watch it and all that it starts: wall time, CPU time, memory."""
 
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -56,14 +57,20 @@ class _Watch(threading.Thread):
         self.join()
 
 
-def observe(command: Sequence[str]) -> Observed:
-    """Run a command to its end.
+def observe(command: Sequence[str], environment: Mapping[str, str]) -> Observed:
+    """Run a command to its end, with variables beside those of our own environment.
 
     Raises:
         RuntimeError: It failed; with the end of what it printed.
     """
     began, start = time.time(), time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     watch = _Watch(process.pid)
     watch.start()
     output, _ = process.communicate()

@@ -1,126 +1,169 @@
-"""Streaming against what users would do instead, side by side in one go.
+"""What is claimed, measured by one command: streaming against what users would do instead.
 
-    python -m benchmarks.run [--tasks cola,rte] [--epochs 1,5] [--repeats N] [key=value ...]
+    python -m benchmarks.run [--sections peers,score,trials] [--repeats N] [key=value ...]
 
-Every peer is a process of its own, with the same backbone, rows, head, epochs and threads; peers
-take turns, and the medians of `--repeats` turns count. Writes `benchmarks/RESULTS.md`. Needs the
-extra `bench` (`pip install -e '.[demo,bench]'`), and disk for BERTVision's dump: 13 GB for CoLA.
+writes `benchmarks/RESULTS.md`, section by section; those that are not asked for stay as they are.
+Needs the extra `bench` (`pip install -e '.[demo,bench]'`), and for BERTVision's dump of CoLA 13 GB
+in the folder for temporary files (`TMPDIR`).
 """
 
 import argparse
-import platform
-import statistics
+import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
-from os import cpu_count
+from functools import partial
 from pathlib import Path
 
-from benchmarks.observe import Observed, observe
-from benchmarks.peers.outcome import PeerOutcome
-from bertvision_stream.units import format_bytes
+from benchmarks import peer_times, time_to_score, trials_against_tune
+from benchmarks.results import Section, write_section
+from bertvision_stream.config import load_settings
+from bertvision_stream.errors import ConfigError
 
 DEFAULTS = ("backbone=minilm", "data.path=../shared/data/glue")
 
-PEERS = {
-    "stream-cached": "streamed, all blocks cached",
-    "stream-half": "streamed, half of the bytes cached",
-    "stream-uncached": "streamed, nothing cached",
-    "recompute": "recomputed in one process",
-    "dump": "dumped (HDF5, padded, fp32), then trained",
-    "dump-blocks": "dumped as unpadded bf16 blocks, memory-mapped",
-    "ray-data": "Ray Data, recomputed in every epoch",
+# Of the section `score`: a few minutes of fine-tuning on two cores.
+SCORE_DEFAULTS = {"cola": ("data.train_fraction=0.5",)}
+
+TRIALS_DEFAULTS = (
+    "task=cola",
+    "data.train_fraction=0.3",
+    "train.epochs=3",
+    "mode=search",
+    "search.searcher=random",
+    "search.scheduler=fifo",
+)
+
+# Settings that each section gives by itself, and what says them in their place.
+RESERVED = {
+    "task": "--tasks (the section trials: always cola)",
+    "mode": "the section",
+    "finetune.epochs": "the section score: full fine-tuning has more of them than the other",
+    "search.num_trials": "--trials",
 }
-BASELINE = "stream-cached"
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of one peer."""
-
-    observed: Observed
-    outcome: PeerOutcome
-
-    @property
-    def work_seconds(self) -> float:
-        """All epochs, and a dump before them; the stream's start-up is no work."""
-        return sum(self.outcome.epoch_seconds) + self.outcome.dump_seconds
-
-    @property
-    def first_step_seconds(self) -> float:
-        return self.outcome.training_began - self.observed.began
-
-
-def run_peer(name: str, keys: Sequence[str]) -> Run:
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--folder", folder, "--threads", str(cpu_count()), name, *keys]
-        observed = observe([sys.executable, "-m", "benchmarks.peers", *options])
-        return Run(observed, PeerOutcome.parse(observed.output))
-
-
-def table(runs: dict[str, list[Run]]) -> list[str]:
-    """Medians of each peer, and ratios to the streamed run with a full cache."""
-    lines = [
-        "| | time of the work | ratio | from command to end | CPU time | training begins after "
-        "| peak memory | on disk | score |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+def make_sections(options: argparse.Namespace) -> list[Section]:
+    """All that can be measured, in the order of a new file."""
+    return [
+        *(_peers(task, options) for task in options.tasks or ("cola", "rte")),
+        *(_score(task, options) for task in options.tasks or ("stsb", "cola")),
+        _trials(options),
     ]
-    baseline = [run.work_seconds for run in runs[BASELINE]]
-    for name, its_runs in runs.items():
-        ratios = [run.work_seconds / base for run, base in zip(its_runs, baseline, strict=True)]
-        metric, score = next(iter(its_runs[0].outcome.scores.items()))
 
-        def median(attribute: str, its_runs: list[Run] = its_runs) -> float:
-            return statistics.median(getattr(run.observed, attribute) for run in its_runs)
 
-        lines.append(
-            f"| {PEERS[name]} "
-            f"| {statistics.median(run.work_seconds for run in its_runs):.1f} s "
-            f"| {statistics.median(ratios):.2f} "
-            f"| {median('wall_seconds'):.1f} s | {median('cpu_seconds'):.1f} s "
-            f"| {statistics.median(run.first_step_seconds for run in its_runs):.1f} s "
-            f"| {format_bytes(int(median('peak_bytes')))} "
-            f"| {format_bytes(its_runs[0].outcome.bytes_written)} | {metric} {score:.4f} |"
-        )
-    return lines
+def _peers(task: str, options: argparse.Namespace) -> Section:
+    keys, marks = merged(DEFAULTS, [f"task={task}"], options.keys), options.epochs
+    return Section(
+        "peers",
+        f"{task}: one head, and what users would do instead",
+        partial(peer_times.measure, names=options.peers, marks=marks, keys=keys),
+        keys,
+        f"Epochs: {', '.join(map(str, marks))} of one run of {marks[-1]}",
+    )
+
+
+def _score(task: str, options: argparse.Namespace) -> Section:
+    keys = merged(DEFAULTS, SCORE_DEFAULTS.get(task, ()), [f"task={task}"], options.keys)
+    title = f"{task}: time to a score, against fine-tuning all of BERT"
+    return Section("score", title, partial(time_to_score.measure, keys=keys), keys)
+
+
+def _trials(options: argparse.Namespace) -> Section:
+    keys = merged(DEFAULTS, TRIALS_DEFAULTS, options.keys)
+    measure = partial(trials_against_tune.measure, counts=options.trials, keys=keys)
+    return Section("trials", "Trials in one search against independent Tune trials", measure, keys)
+
+
+def merged(*layers: Sequence[str]) -> tuple[str, ...]:
+    """Settings of all layers; of the same key the last counts."""
+    by_key = {setting.partition("=")[0]: setting for layer in layers for setting in layer}
+    return tuple(by_key.values())
+
+
+def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Section]]:
+    """The command line, and the sections that it asks for. Mistakes end the process, with 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--sections", type=_names, help="default: all")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each (%(default)s)")
+    parser.add_argument("--tasks", type=_names, help="of the sections peers and score")
+    peers = tuple(peer_times.PEERS)
+    parser.add_argument(
+        "--peers", type=_names, default=peers, help=f"of the section peers: {', '.join(peers)}"
+    )
+    parser.add_argument(
+        "--epochs", type=_counts, default=(1, 3, 5, 10), help="of the section peers (1,3,5,10)"
+    )
+    parser.add_argument(
+        "--trials", type=_counts, default=(1, 4, 16), help="of the section trials (1,4,16)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/RESULTS.md"))
+    parser.add_argument("keys", nargs="*", help="settings for all sections, key=value")
+    options = parser.parse_args(argv)
+    if options.repeats < 1:
+        parser.error(f"--repeats={options.repeats}: at least 1")
+    _refuse_unknown(parser, "--peers", options.peers, peers)
+    if peer_times.BASELINE not in options.peers:
+        parser.error(f"--peers lacks {peer_times.BASELINE}, which the others are compared with")
+    for key in (setting.partition("=")[0] for setting in options.keys):
+        if key in RESERVED:
+            parser.error(f"{key}= cannot be set here; it is given by {RESERVED[key]}")
+    sections = make_sections(options)
+    known = list(dict.fromkeys(section.name for section in sections))
+    chosen = options.sections or known
+    _refuse_unknown(parser, "--sections", chosen, known)
+    sections = [section for section in sections if section.name in chosen]
+    for section in sections:
+        _check_settings(parser, section, options)
+    return options, sections
+
+
+def _check_settings(
+    parser: argparse.ArgumentParser, section: Section, options: argparse.Namespace
+) -> None:
+    """Before hours of measuring."""
+    if not section.settings:
+        return
+    if section.name == "peers" and any(key.startswith("train.epochs=") for key in options.keys):
+        parser.error("train.epochs= is given by --epochs for the section peers")
+    try:
+        tasks = load_settings(section.settings).tasks
+    except ConfigError as error:
+        parser.error(str(error))
+    if len(tasks) != 1 or tasks[0] == "squad_v2":
+        parser.error(f"{section.name}: one sentence task at a time, and not {', '.join(tasks)}")
+
+
+def _refuse_unknown(
+    parser: argparse.ArgumentParser, option: str, given: Sequence[str], known: Sequence[str]
+) -> None:
+    if unknown := [name for name in given if name not in known]:
+        parser.error(f"{option}={','.join(unknown)}: known are {', '.join(known)}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Distinct whole numbers above zero, ascending."""
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        counts = [0]
+    if counts[0] < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} are not whole numbers above 0, such as 1,3,5")
+    return tuple(counts)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--tasks", default="cola,rte")
-    parser.add_argument("--epochs", default="1,5")
-    parser.add_argument("--peers", default=",".join(PEERS), help="%(default)s")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/RESULTS.md"))
-    parser.add_argument("keys", nargs="*", default=list(DEFAULTS), help="settings")
-    options = parser.parse_args()
-    names = options.peers.split(",")
-    if unknown := [name for name in names if name not in PEERS]:
-        parser.error(f"--peers={','.join(unknown)}: known are {', '.join(PEERS)}")
-    if BASELINE not in names:
-        parser.error(f"--peers lacks {BASELINE}, which the others are compared with")
-    lines = [
-        "# Streaming against what users would do instead",
-        "",
-        f"`python -m benchmarks.run {' '.join(sys.argv[1:])}`, {date.today()}: {cpu_count()} "
-        f"cores, {platform.machine()}, torch {version('torch')}, Ray {version('ray')}, "
-        f"transformers {version('transformers')}. Medians of {options.repeats} turns.",
-    ]
-    for task in options.tasks.split(","):
-        for epochs in options.epochs.split(","):
-            keys = [f"task={task}", f"train.epochs={epochs}", *options.keys]
-            runs: dict[str, list[Run]] = {name: [] for name in names}
-            for _ in range(options.repeats):
-                for name in names:
-                    runs[name].append(run_peer(name, keys))
-                    seconds = runs[name][-1].work_seconds
-                    print(f"{task}, {epochs} epochs, {name}: {seconds:.1f} s", flush=True)
-            lines += ["", f"## {task}, {epochs} epochs", "", *table(runs)]
-    options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written to {options.output}")
+    options, sections = parse_options(sys.argv[1:])
+    command = shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]])
+    for section in sections:
+        print(f"{section.name}: {section.title}", flush=True)
+        write_section(options.output, section, command=command, repeats=options.repeats)
+        print(f"written to {options.output}", flush=True)
     return 0
 
 

@@ -5,22 +5,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from bertvision_stream.results import EpochRecord
+from bertvision_stream.results import EpochRecord, Scores
 
 _MARK = "OUTCOME "
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PeerOutcome:
-    """One run of a peer.
+    """A head trained by one peer.
 
     Attributes:
-        training_began: Unix time from which training steps came as fast as hidden states did.
+        training_began: Unix time at which the first epoch began. Whatever else there is to do came
+            before: the start of Python, rows and tokens, Ray and its actors, a dump.
         dump_seconds: Of writing hidden states before the first epoch.
         epoch_seconds: Of each epoch, evaluation included.
         losses: Training loss of each epoch.
-        scores: Validation scores of the last epoch by metric, on the first validation split.
+        scores: Validation scores of each epoch by metric, on the first validation split.
         bytes_written: Hidden states on disk.
     """
 
@@ -28,26 +32,77 @@ class PeerOutcome:
     dump_seconds: float
     epoch_seconds: tuple[float, ...]
     losses: tuple[float, ...]
-    scores: dict[str, float]
+    scores: tuple[Scores, ...]
     bytes_written: int
 
-    def print(self) -> None:
-        print(_MARK + json.dumps(asdict(self)), flush=True)
-
-    @classmethod
-    def parse(cls, text: str) -> "PeerOutcome":
-        """From all that a peer has printed.
+    def work_seconds(self, epochs: int) -> float:
+        """The dump and the first `epochs` epochs. The start of Python and of Ray is no work.
 
         Raises:
-            ValueError: It printed no outcome.
+            ValueError: So many did not run.
         """
-        lines = [line for line in text.splitlines() if line.startswith(_MARK)]
-        if len(lines) != 1:
-            raise ValueError(f"{len(lines)} outcomes in what it printed:\n{text[-2000:]}")
-        fields = json.loads(lines[0].removeprefix(_MARK))
-        fields["epoch_seconds"] = tuple(fields["epoch_seconds"])
-        fields["losses"] = tuple(fields["losses"])
-        return cls(**fields)
+        if epochs > len(self.epoch_seconds):
+            raise ValueError(f"{epochs} epochs of {len(self.epoch_seconds)} that ran")
+        return self.dump_seconds + sum(self.epoch_seconds[:epochs])
+
+    def ended(self, epochs: int) -> float:
+        """Unix time at which the last of the first `epochs` epochs ended."""
+        return self.training_began + self.work_seconds(epochs) - self.dump_seconds
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a model scored on validation rows, time after time.
+
+    Attributes:
+        steps: What had been done by each point, for people.
+        times: Unix time of each point.
+        scores: `evaluate.main_score` at each point.
+    """
+
+    steps: tuple[str, ...]
+    times: tuple[float, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TrialsOutcome:
+    """Many heads, one for each sample of a search.
+
+    Attributes:
+        seconds: From the connected cluster on, until the last has ended.
+        cpu_seconds_before: What all processes together had taken when the cluster was connected.
+        tokens_extracted: Tokens of the blocks that were made, all trials together.
+        best_score: The highest score that a trial ended with.
+    """
+
+    seconds: float
+    cpu_seconds_before: float
+    tokens_extracted: int
+    best_score: float
+
+
+def tell(outcome: Any) -> None:
+    """Print an outcome, for `read_outcome`."""
+    print(_MARK + json.dumps(asdict(outcome)), flush=True)
+
+
+def read_outcome(kind: type[T], text: str) -> T:
+    """From all that a peer has printed.
+
+    Raises:
+        ValueError: It printed no outcome, or several.
+    """
+    lines = [line for line in text.splitlines() if line.startswith(_MARK)]
+    if len(lines) != 1:
+        raise ValueError(f"{len(lines)} outcomes in what it printed:\n{text[-2000:]}")
+    fields = json.loads(lines[0].removeprefix(_MARK))
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def scores_of(history: Sequence[EpochRecord]) -> tuple[Scores, ...]:
+    """Scores of each epoch on the first validation split."""
+    return tuple(dict(next(iter(record.scores.values()))) for record in history)
 
 
 class Stopwatch:
@@ -76,7 +131,7 @@ class Stopwatch:
             dump_seconds=self._dump_seconds,
             epoch_seconds=tuple(self._laps),
             losses=tuple(record.loss for record in history),
-            scores=dict(next(iter(history[-1].scores.values()))),
+            scores=scores_of(history),
             bytes_written=bytes_written,
         )
 

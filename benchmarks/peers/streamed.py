@@ -6,7 +6,7 @@ from pathlib import Path
 
 from actors.cluster import connect
 from benchmarks.inputs import CPU, Inputs, make_extractor, run_streamed
-from benchmarks.peers.outcome import PeerOutcome, Stopwatch
+from benchmarks.peers.outcome import PeerOutcome, Stopwatch, scores_of
 from bertvision_stream.results import EpochRecord
 from bertvision_stream.training import make_training, train_in_process
 
@@ -22,7 +22,7 @@ def recompute(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[
     return training.results()["head"].history, 0
 
 
-def streamed(inputs: Inputs, share: float) -> PeerOutcome:
+def streamed(inputs: Inputs, folder: Path, *, share: float) -> PeerOutcome:
     """The stream, with a cache for a share of an epoch's bytes; Ray and its actors start before."""
     connect(None)
     cache = int(inputs.epoch_bytes * share)
@@ -34,6 +34,6 @@ def streamed(inputs: Inputs, share: float) -> PeerOutcome:
         dump_seconds=0.0,
         epoch_seconds=outcome.epoch_seconds,
         losses=tuple(record.loss for record in history),
-        scores=dict(next(iter(history[-1].scores.values()))),
+        scores=scores_of(history),
         bytes_written=outcome.store.spilled_bytes + outcome.store.fallback_bytes,
     )

@@ -1,0 +1,107 @@
+"""Fine-tune all of BERT for several epochs; or a little, with a head on the stream after it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from actors.cluster import cluster_resources, connect
+from actors.prepare import prepare_backbone
+from benchmarks.inputs import CPU, Inputs, run_streamed
+from benchmarks.peers.outcome import Curve
+from bertvision_stream.backbone import (
+    Backbone,
+    BackboneWeights,
+    load_classifier,
+    load_tokenizer,
+    set_output_bias,
+)
+from bertvision_stream.blocks import TRAIN
+from bertvision_stream.devices import pick_dtype
+from bertvision_stream.evaluate import main_score
+from bertvision_stream.extract import validation_logits
+from bertvision_stream.finetune import FinetuneOptions, StepReport, finetune
+from bertvision_stream.objectives import make_objective
+from bertvision_stream.sources import locate
+
+# Full fine-tuning is scored so often in an epoch, at the next step that the loop reports.
+POINTS_AN_EPOCH = 3
+
+
+def finetuned(inputs: Inputs, folder: Path) -> Curve:
+    """All weights, for `finetune.epochs` epochs, by the loop of a run, in this process.
+
+    Its evaluations are left out of the times: it could do with fewer.
+    """
+    settings, task, stores = inputs.settings, inputs.data.task, inputs.corpus.stores
+    objective = make_objective(task)
+    model, has_classifier = load_classifier(
+        locate(settings.backbone.name), num_labels=task.num_labels, seed=settings.seed
+    )
+    bias = objective.initial_bias(stores[TRAIN].labels)
+    if bias is not None and not has_classifier:
+        set_output_bias(model, bias)
+    options = FinetuneOptions(
+        epochs=settings.finetune.epochs,
+        lr=settings.finetune.lr,
+        batch_size=settings.finetune.batch_size,
+        seed=settings.seed,
+        dtype=settings.backbone.dtype,
+    )
+    points: list[tuple[str, float, float]] = []
+    evaluating = 0.0
+
+    def on_step(report: StepReport) -> None:
+        nonlocal evaluating
+        epochs = options.epochs * report.step / report.total_steps
+        if epochs * POINTS_AN_EPOCH < len(points) + 1 and report.step < report.total_steps:
+            return
+        begun = time.time()
+        weights = BackboneWeights.of(model)
+        backbone = Backbone(weights.build(), device=CPU, dtype=pick_dtype(options.dtype, CPU))
+        logits = validation_logits(backbone, inputs.corpus, objective)
+        score = main_score(objective.metrics_by_split(logits, stores))
+        points.append((f"{epochs:.2f} epochs of fine-tuning", begun - evaluating, score))
+        evaluating += time.time() - begun
+
+    finetune(model, stores[TRAIN], options, device=CPU, on_step=on_step)
+    steps, times, scores = zip(*points, strict=True)
+    return Curve(steps, times, scores)
+
+
+def finetuned_then_streamed(inputs: Inputs, folder: Path) -> Curve:
+    """A run of ours: `finetune.epochs` under Ray Train, then a head on the stream, all cached.
+
+    The first point is BERT's own score. All is in the times: Ray, its workers, evaluations.
+    """
+    settings = inputs.settings.model_copy(update={"output_dir": str(folder)})
+    connect(None)
+    source = locate(settings.backbone.name)
+    backbone = prepare_backbone(
+        settings,
+        inputs.data.task,
+        inputs.corpus,
+        load_tokenizer(source),
+        source,
+        cluster_resources(),
+        reuse=False,
+        show_progress=False,
+        say=lambda text: None,
+    )
+    times = [time.time()]
+    _, outcome = run_streamed(
+        replace(inputs, weights=backbone.weights),
+        cache=inputs.epoch_bytes,
+        keep=lambda checkpoint: times.append(time.time()),
+    )
+    history = outcome.heads["head"].history
+    scores: list[Mapping[str, Mapping[str, float]]] = [backbone.scores]
+    scores += [record.scores for record in history]
+    return Curve(
+        steps=(
+            f"{settings.finetune.epochs:.2f} epochs of fine-tuning",
+            *(f"head, epoch {record.epoch}" for record in history),
+        ),
+        times=tuple(times),
+        scores=tuple(main_score(each) for each in scores),
+    )
