@@ -43,7 +43,7 @@ def process_tree(root: int | None = None) -> dict[int, str]:
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             with suppress(OSError):  # it has just ended
-                children.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
+                children.setdefault(int(_stat(entry)[1]), []).append(int(entry.name))
     root = root or os.getpid()
     tree = {root: "driver"}
     waiting = [root]
@@ -93,12 +93,29 @@ def cpu_time(pid: int) -> float:
     Raises:
         OSError: It has ended.
     """
-    return sum(int(field) for field in _stat(pid)[11:13]) / _TICKS
+    return _cpu_time(_PROC / str(pid))
 
 
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name (which may hold spaces): state, parent, ..."""
-    return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+def thread_times(pid: int) -> dict[int, float]:
+    """CPU seconds so far of each thread of a process, by thread id.
+
+    Raises:
+        OSError: The process has ended.
+    """
+    times = {}
+    for thread in (_PROC / str(pid) / "task").iterdir():
+        with suppress(OSError):  # it has just ended
+            times[int(thread.name)] = _cpu_time(thread)
+    return times
+
+
+def _cpu_time(folder: Path) -> float:
+    return sum(int(field) for field in _stat(folder)[11:13]) / _TICKS
+
+
+def _stat(folder: Path) -> list[str]:
+    """The fields of `stat` after the name (which may hold spaces): state, parent, ..."""
+    return (folder / "stat").read_text().rpartition(")")[2].split()
 
 
 def _role(pid: int) -> str:
