@@ -3,7 +3,7 @@
 Tokens, blocks and bytes are exact where nothing dies: they come from the plan that the stream will
 follow. Seconds are estimates: they divide work by speeds that were measured or assumed, and take
 the stages of the stream (extraction, transfer, heads) to overlap fully. `mode=plan`, the comparison
-at the end of a run and `docs/plan.md` all use these functions.
+at the end of a run, `docs/plan.md` and `docs/scaling.md` all use these functions.
 
 L is encoder layers + 1, D the hidden size, A the adapter size; speeds are in tokens, bytes or
 floating-point operations a second.
@@ -224,3 +224,53 @@ def adapter_flops(*, num_layers: int, hidden_size: int, adapter_dim: int) -> flo
     hidden states need no gradient. What comes after the adapters is small beside it.
     """
     return 2 * 2 * num_layers * hidden_size * adapter_dim
+
+
+def extract_tokens_per_second(
+    *,
+    forward_flops: float,
+    flops_per_second: float,
+    token_bytes: int,
+    copy_bytes_per_second: float = math.inf,
+) -> float:
+    """Tokens a second of an extractor on a device that nobody has measured.
+
+    A block is copied to the host while the next one's forward pass runs: the slower of both counts.
+
+    Args:
+        forward_flops: Of the backbone, for one token.
+        flops_per_second: What the device does of them, not what its data sheet says.
+        token_bytes: Bytes of one token's hidden states, as they are stored.
+        copy_bytes_per_second: From the device into the object store.
+    """
+    return min(flops_per_second / forward_flops, copy_bytes_per_second / token_bytes)
+
+
+def train_tokens_per_second(
+    *,
+    heads: int,
+    adapter_flops: float,
+    flops_per_second: float,
+    token_bytes: int,
+    copy_bytes_per_second: float,
+    step_seconds: float,
+    step_tokens: float,
+) -> float:
+    """Tokens a second of a trainer on a device that nobody has measured.
+
+    A trainer copies a block to its device and then takes its steps: their times add up.
+
+    Args:
+        heads: How many it trains.
+        adapter_flops: Of a training step of one of them, for one token.
+        flops_per_second: What the device does of these narrow products.
+        token_bytes: Bytes of one token's hidden states, as they are stored.
+        copy_bytes_per_second: From the object store to the device.
+        step_seconds: What a step of all heads takes however few tokens it has.
+        step_tokens: Tokens of a batch.
+    """
+    return 1 / (
+        token_bytes / copy_bytes_per_second
+        + heads * adapter_flops / flops_per_second
+        + step_seconds / step_tokens
+    )

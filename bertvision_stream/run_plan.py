@@ -13,6 +13,7 @@ from bertvision_stream.cost_model import (
     Forecast,
     Speeds,
     break_even_tokens_per_second,
+    extract_tokens_per_second,
     run_seconds,
 )
 from bertvision_stream.report import text_grid
@@ -280,11 +281,17 @@ def _estimated(plan: RunPlan) -> Iterator[tuple[str, str]]:
             f"a link carries {even:,.0f} tokens/s: on a node whose extractors are faster, moving "
             f"hidden states takes longer than making them",
         )
+    made = extract_tokens_per_second(
+        forward_flops=plan.forward_flops,
+        flops_per_second=100e12,
+        token_bytes=plan.chosen.token_bytes,
+    )
     yield (
         "operations",
         f"{format_count(plan.forward_flops / 1e6)} MFLOP a token forward"
         + (f", {plan.adapter_flops / 1e6:.2f} for an adapter's step" if plan.adapter_flops else "")
-        + f": a device doing 100 TFLOP/s of them makes {100e12 / plan.forward_flops:,.0f} tokens/s",
+        + f": a device doing 100 TFLOP/s of them makes {made:,.0f} tokens/s and writes "
+        f"{format_bytes(made * plan.chosen.token_bytes)}/s of hidden states",
     )
 
 

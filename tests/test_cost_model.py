@@ -24,9 +24,11 @@ from bertvision_stream.cost_model import (
     dump_bytes,
     epoch_seconds,
     epoch_work,
+    extract_tokens_per_second,
     forecast,
     forward_flops,
     run_seconds,
+    train_tokens_per_second,
     transfer_seconds,
 )
 from bertvision_stream.heads.adapter_pooler import adapt
@@ -234,3 +236,46 @@ def test_a_later_epoch_is_estimated_from_the_first():
     assert check.tokens_extracted.predicted == check.tokens_extracted.actual
     resumed = check_plan(plan, all_epochs, (21.0, 13.0, 11.0), first=None, num_extractors=2)
     assert resumed.later_epoch_seconds is None
+
+
+def pipelined(blocks: list[int], compute: float, copy: float) -> float:
+    """Seconds of blocks whose copy runs beside the next one's forward pass."""
+    computed = copied = 0.0
+    for tokens in blocks:
+        computed += tokens * compute
+        copied = max(copied, computed) + tokens * copy
+    return copied
+
+
+@pytest.mark.parametrize(("flops", "copy_rate"), [(1e12, 1e6), (1e9, 1e9)])
+def test_a_device_extracts_at_the_speed_of_its_slower_half(flops: float, copy_rate: float):
+    blocks = random_lengths(2000, longest=200).tolist()
+    rate = extract_tokens_per_second(
+        forward_flops=1e7,
+        flops_per_second=flops,
+        token_bytes=TOKEN_BYTES,
+        copy_bytes_per_second=copy_rate,
+    )
+    assert rate == min(flops / 1e7, copy_rate / TOKEN_BYTES)
+    seconds = pipelined(blocks, 1e7 / flops, TOKEN_BYTES / copy_rate)
+    assert sum(blocks) / seconds == pytest.approx(rate, rel=0.01)
+    without = extract_tokens_per_second(
+        forward_flops=1e7, flops_per_second=flops, token_bytes=TOKEN_BYTES
+    )
+    assert without == flops / 1e7
+
+
+def test_a_trainers_copies_and_steps_add_up():
+    batch, num_batches = 500, 40
+    rate = train_tokens_per_second(
+        heads=3,
+        adapter_flops=2e6,
+        flops_per_second=1e12,
+        token_bytes=TOKEN_BYTES,
+        copy_bytes_per_second=1e8,
+        step_seconds=0.01,
+        step_tokens=batch,
+    )
+    copies = num_batches * batch * TOKEN_BYTES / 1e8
+    products = num_batches * batch * 3 * 2e6 / 1e12
+    assert num_batches * batch / rate == pytest.approx(copies + products + num_batches * 0.01)
