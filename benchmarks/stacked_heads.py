@@ -64,7 +64,7 @@ class Steps:
         return nn.functional.cross_entropy(logits_BC, self._labels_B)
 
 
-def milliseconds(steps: list[Callable[[], None]], repeats: int) -> list[float]:
+def milliseconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Median CPU time of each, taken in turns after two rounds of warming up."""
     times: list[list[float]] = [[] for _ in steps]
     for repeat in range(repeats + 2):
