@@ -1,0 +1,346 @@
+"""Runs on GPU clusters that are not here: work, speeds and seconds, as `mode=plan` computes them.
+
+Tasks at their published sizes, GPUs at their data sheets' speeds, and assumptions about what they
+get of these: `benchmarks.scaling` makes tables of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from bertvision_stream.backbone import load_tokenizer
+from bertvision_stream.blocks import TRAIN, BlockKey
+from bertvision_stream.budget import max_blocks, plan_budget
+from bertvision_stream.codecs import BlockFormat, Codec
+from bertvision_stream.config import load_settings
+from bertvision_stream.cost_model import (
+    GIGABIT_BYTES,
+    EpochSeconds,
+    Forecast,
+    Speeds,
+    adapter_flops,
+    epoch_seconds,
+    epoch_work,
+    extract_tokens_per_second,
+    forecast,
+    forward_flops,
+    run_seconds,
+    train_tokens_per_second,
+)
+from bertvision_stream.data import load_task_data
+from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.plan import StreamPlan
+from bertvision_stream.planned_backbone import KNOWN_SHAPES
+from bertvision_stream.preparation import tokens_of
+from bertvision_stream.setting_groups import HeadSettings
+from bertvision_stream.sources import locate
+from bertvision_stream.tasks import TASKS, Task
+
+GPUS_PER_NODE = 8
+EPOCHS = 10
+BLOCK_TOKENS = 8192  # what extract.block_tokens=auto takes on a GPU
+STORE_BYTES = 200 * 2**30  # of each node's object store
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU; `flops_per_second` is the data sheet's, dense, in the dtype that a run takes on it."""
+
+    name: str
+    flops_per_second: float
+    dtype: str
+
+
+# From NVIDIA's data sheets. The T4 has no bf16, so that `backbone.dtype=auto` takes fp32 on it.
+GPUS = (
+    Gpu("T4", 8.1e12, "fp32"),
+    Gpu("L4", 121e12, "bf16"),
+    Gpu("A100", 312e12, "bf16"),
+    Gpu("H100 SXM", 989e12, "bf16"),
+)
+T4, L4, A100, H100 = GPUS
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A task at its published size, and what was counted in a sample of its rows.
+
+    Attributes:
+        task: Its name.
+        train: Published number of training rows (questions of SQuAD 2.0).
+        validation: Likewise.
+        sample_rows: Rows of the sample.
+        sample_examples: Examples that became of them: the windows of questions.
+        sample_tokens: Their tokens.
+        sample_squares: Sum of the squares of the examples' tokens.
+    """
+
+    task: str
+    train: int
+    validation: int
+    sample_rows: int
+    sample_examples: int
+    sample_tokens: int
+    sample_squares: int
+
+    @property
+    def rows(self) -> int:
+        return self.train + self.validation
+
+    @property
+    def examples(self) -> int:
+        return round(self.rows * self.sample_examples / self.sample_rows)
+
+    @property
+    def tokens(self) -> int:
+        """Of an epoch, training and validation together."""
+        return round(self.rows * self.example_tokens * self.sample_examples / self.sample_rows)
+
+    @property
+    def train_tokens(self) -> int:
+        return round(self.tokens * self.train / self.rows)
+
+    @property
+    def example_tokens(self) -> float:
+        return self.sample_tokens / self.sample_examples
+
+    @property
+    def attended(self) -> float:
+        """See `cost_model.attended_tokens`."""
+        return self.sample_squares / self.sample_tokens
+
+    @property
+    def settings(self) -> Task:
+        return TASKS[self.task]
+
+
+# Counted by `--count`, with the vocabulary of the uncased BERTs and the tasks' own data.max_length
+# and data.stride: 18,212 + 2,000 rows of QQP, 4,756 + 1,322 questions of SQuAD 2.0's development
+# set (16 articles).
+QQP = Rows("qqp", 363_846, 40_430, 20_212, 20_212, 614_440, 21_726_612)
+SQUAD = Rows("squad_v2", 130_319, 11_873, 6_078, 6_284, 1_166_481, 248_035_807)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A backbone: L layers with the embeddings, D wide, F in the feed-forward layers."""
+
+    name: str
+    num_layers: int
+    hidden_size: int
+
+    @property
+    def intermediate_size(self) -> int:
+        return 4 * self.hidden_size
+
+    def flops(self, rows: Rows) -> float:
+        """Of the forward pass, for one token."""
+        return forward_flops(
+            num_layers=self.num_layers,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            attended=rows.attended,
+        )
+
+    @property
+    def adapter_flops(self) -> float:
+        return adapter_flops(
+            num_layers=self.num_layers,
+            hidden_size=self.hidden_size,
+            adapter_dim=HeadSettings().adapter_dim,
+        )
+
+    def block_format(self, rows: Rows, codec: Codec) -> BlockFormat:
+        task = rows.settings
+        return BlockFormat(
+            self.num_layers, self.hidden_size, task.num_labels, codec, task.per_token
+        )
+
+    def token_bytes(self, codec: Codec = "bf16") -> int:
+        return self.block_format(QQP, codec).token_bytes
+
+    def head_parameters(self, rows: Rows) -> int:
+        """Of the default head."""
+        task = rows.settings
+        shape = HeadShape(
+            self.num_layers, self.hidden_size, task.num_labels, task.max_length, task.per_token
+        )
+        return Head(HeadSettings(), shape, seed=0).num_parameters
+
+
+def _shape(name: str) -> Shape:
+    layers, hidden_size, _ = KNOWN_SHAPES[f"{name}-uncased"]
+    return Shape(name.replace("bert", "BERT"), layers + 1, hidden_size)
+
+
+BASE, LARGE = _shape("bert-base"), _shape("bert-large")
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What no data sheet says.
+
+    Attributes:
+        utilisation: Share of a GPU's speed that a forward pass gets.
+        heads_utilisation: Share that the heads' products get, which are narrow.
+        copy_bytes_per_second: Between a GPU and the object store of its node, each way.
+        step_seconds: Of a training step of no heads, whatever its tokens.
+        head_step_seconds: What each head adds to that.
+    """
+
+    utilisation: float = 0.4
+    heads_utilisation: float = 0.1
+    copy_bytes_per_second: float = 10e9
+    step_seconds: float = 1e-3
+    head_step_seconds: float = 0.2e-3
+
+
+ASSUMED = Assumptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A run on a cluster: who works on what."""
+
+    rows: Rows
+    shape: Shape
+    gpu: Gpu
+    num_gpus: int
+    codec: Codec = "bf16"
+    network: float = 100
+    heads: int = 1
+    trainers: int = 1
+    cached: bool = True
+    assumed: Assumptions = ASSUMED
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.num_gpus // GPUS_PER_NODE)
+
+    @property
+    def extract_rate(self) -> float:
+        """Tokens a second of one extractor."""
+        return extract_tokens_per_second(
+            forward_flops=self.shape.flops(self.rows),
+            flops_per_second=self.gpu.flops_per_second * self.assumed.utilisation,
+            token_bytes=self.shape.token_bytes(self.codec),
+            copy_bytes_per_second=self.assumed.copy_bytes_per_second,
+        )
+
+    @property
+    def made_rate(self) -> float:
+        """The same, where nothing has to be copied to the host."""
+        uncopied = replace(self.assumed, copy_bytes_per_second=float("inf"))
+        return replace(self, assumed=uncopied).extract_rate
+
+    @property
+    def train_rate(self) -> float:
+        """Tokens a second of one trainer, with its part of the heads."""
+        heads = -(-self.heads // self.trainers)
+        assumed = self.assumed
+        return train_tokens_per_second(
+            heads=heads,
+            adapter_flops=self.shape.adapter_flops,
+            flops_per_second=self.gpu.flops_per_second * assumed.heads_utilisation,
+            token_bytes=self.shape.token_bytes(self.codec),
+            copy_bytes_per_second=assumed.copy_bytes_per_second,
+            step_seconds=assumed.step_seconds + heads * assumed.head_step_seconds,
+            step_tokens=self.rows.settings.batch_size * self.rows.example_tokens,
+        )
+
+    @property
+    def speeds(self) -> Speeds:
+        return Speeds(
+            extractors=self.num_gpus,
+            extract_tokens_per_second=self.extract_rate,
+            trainers=self.trainers,
+            train_tokens_per_second=self.train_rate,
+            nodes=self.nodes,
+            network_bytes_per_second=self.network * GIGABIT_BYTES,
+        )
+
+    @property
+    def plan(self) -> StreamPlan:
+        return stream_plan(
+            self.rows, self.shape, self.codec, self.nodes, self.num_gpus, self.cached
+        )
+
+    def epoch(self, *, first: bool) -> EpochSeconds:
+        return epoch_seconds(epoch_work(self.plan, first=first), self.speeds)
+
+    @property
+    def forecast(self) -> Forecast:
+        return forecast(self.plan, epochs=EPOCHS)
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs."""
+        return run_seconds(self.epoch(first=True), self.epoch(first=False), epochs=EPOCHS)
+
+    @property
+    def enough_gpus(self) -> int:
+        """The fewest GPUs with which extraction no longer bounds a first epoch."""
+        return next(
+            n
+            for n in range(1, 10**4)
+            if replace(self, num_gpus=n).epoch(first=True).bottleneck != "extraction"
+        )
+
+
+@cache
+def stream_plan(
+    rows: Rows, shape: Shape, codec: Codec, nodes: int, num_extractors: int, cached: bool
+) -> StreamPlan:
+    """A plan of full blocks, with the budget that a run would have."""
+    block_format = shape.block_format(rows, codec)
+    num_blocks = -(-rows.tokens // BLOCK_TOKENS)
+    num_train = round(num_blocks * rows.train / rows.rows)
+    keys = [BlockKey(TRAIN, i) for i in range(num_train)]
+    keys += [BlockKey("validation", i) for i in range(num_blocks - num_train)]
+    tokens = dict.fromkeys(keys, BLOCK_TOKENS)
+    tokens[keys[0]] -= num_blocks * BLOCK_TOKENS - rows.tokens
+    sizes = {
+        key: block_format.block_bytes(n, round(n / rows.example_tokens))
+        for key, n in tokens.items()
+    }
+    budget = plan_budget(
+        sizes,
+        keys[num_train:],
+        num_train=num_train,
+        seed=0,
+        budget="auto",
+        cache="auto" if cached else 0,
+        store_bytes=nodes * STORE_BYTES,
+        num_nodes=nodes,
+        num_extractors=num_extractors,
+    )
+    return StreamPlan(
+        seed=0,
+        num_epochs=EPOCHS,
+        same_order=False,
+        num_train=num_train,
+        validation=tuple(keys[num_train:]),
+        block_bytes=sizes,
+        block_tokens=tokens,
+        budget=budget,
+        max_blocks=max_blocks(num_extractors),
+    )
+
+
+def count(keys: Sequence[str]) -> Iterator[str]:
+    """What `Rows` has of a sample, for the rows of `key=value` settings."""
+    settings = load_settings(["backbone=minilm", *keys])
+    for name in settings.tasks:
+        chosen = settings.for_task(name)
+        data = load_task_data(chosen)
+        tokenizer = load_tokenizer(locate(chosen.backbone.name))
+        splits = (data.train, *data.validation)
+        stores = [tokens_of(split, tokenizer, chosen.data) for split in splits]
+        lengths = np.concatenate([store.lengths for store in stores])
+        rows = sum(len(split.questions or split.labels) for split in splits)
+        yield (
+            f"{name}: sample_rows={rows}, sample_examples={len(lengths)}, "
+            f"sample_tokens={lengths.sum()}, sample_squares={(lengths**2).sum()}"
+        )

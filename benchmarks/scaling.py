@@ -1,0 +1,344 @@
+"""Writes `docs/scaling.md`: what bounds a run on a GPU cluster, on paper.
+
+    python -m benchmarks.scaling                                          # writes docs/scaling.md
+    python -m benchmarks.scaling --count task=qqp data.path=/data/glue    # tokens of your own rows
+
+The prose is in `scaling.md.j2` beside this file; every figure in it is computed here, from
+published speeds, the assumptions below and the formulas that `mode=plan` uses.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.layouts import (
+    A100,
+    ASSUMED,
+    BASE,
+    BLOCK_TOKENS,
+    EPOCHS,
+    GPUS,
+    GPUS_PER_NODE,
+    H100,
+    L4,
+    LARGE,
+    QQP,
+    SQUAD,
+    STORE_BYTES,
+    T4,
+    Layout,
+    Rows,
+    Shape,
+    count,
+)
+from bertvision_stream.codecs import Codec
+from bertvision_stream.cost_model import GIGABIT_BYTES, break_even_tokens_per_second, dump_bytes
+from bertvision_stream.report import markdown_grid
+from bertvision_stream.units import format_bytes, format_count
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "scaling.md"
+
+NUM_GPUS = (1, 2, 4, 8, 16, 32, 64)
+NETWORKS = (25, 100, 200, 400)  # Gb/s
+HEADS = (1, 16, 64)
+TASK_NAMES = {"qqp": "QQP", "squad_v2": "SQuAD 2.0"}
+PAIRS = tuple((rows, shape) for rows in (QQP, SQUAD) for shape in (BASE, LARGE))
+CODECS: tuple[Codec, ...] = ("bf16", "int8")
+LETTERS = {"extraction": "E", "transfer": "T", "heads": "H"}
+
+
+def render() -> str:
+    """The document."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "short": _short,
+        "bytes": format_bytes,
+        "exact": lambda value: f"{value:,}",
+        "rounded": lambda value: f"{_rounded(value):,}",
+        "percent": lambda value: f"{100 * value:.0f} %",
+    }
+    one = Layout(rows=QQP, shape=LARGE, gpu=A100, num_gpus=1)
+    return environment.get_template("scaling.md.j2").render(
+        assumed=ASSUMED,
+        copy=f"{ASSUMED.copy_bytes_per_second / 1e9:g} GB/s",
+        epochs=EPOCHS,
+        gpus_per_node=GPUS_PER_NODE,
+        block_tokens=BLOCK_TOKENS,
+        store_bytes=STORE_BYTES,
+        qqp=QQP,
+        squad=SQUAD,
+        one=one,
+        one_int8=replace(one, codec="int8"),
+        one_l4=replace(one, gpu=L4),
+        fastest=replace(one, rows=SQUAD, shape=BASE, codec="int8", gpu=H100),
+        finetune_seconds=3 * QQP.train_tokens / one.made_rate,
+        work_table=work_table(),
+        speed_table=speed_table(),
+        epoch_table=epoch_table(),
+        enough_table=enough_table(),
+        int8_table=int8_table(),
+        cache_table=cache_table(),
+        cache_time_table=cache_time_table(),
+        heads_table=heads_table(),
+        break_even_table=break_even_table(),
+        travel_table=travel_table(),
+        sensitivity_table=sensitivity_table(),
+    )
+
+
+def work_table() -> str:
+    header = ["", "examples", "tokens an epoch", "MFLOP a token", "bytes a token, bf16", "int8"]
+    header += ["an epoch, bf16", "int8", "BERTVision's dump"]
+    rows = []
+    for task, shape in PAIRS:
+        sizes = [
+            shape.block_format(task, codec).block_bytes(task.tokens, task.examples)
+            for codec in CODECS
+        ]
+        dump = dump_bytes(
+            task.examples,
+            num_layers=shape.num_layers,
+            max_length=task.settings.max_length,
+            hidden_size=shape.hidden_size,
+        )
+        rows.append(
+            [
+                _name(task, shape),
+                f"{task.examples:,}",
+                format_count(task.tokens),
+                f"{shape.flops(task) / 1e6:.0f}",
+                f"{shape.token_bytes('bf16'):,}",
+                f"{shape.token_bytes('int8'):,}",
+                *map(format_bytes, [*sizes, dump]),
+            ]
+        )
+    return _grid(header, rows)
+
+
+def speed_table() -> str:
+    header = ["GPU", "TFLOP/s, dense"]
+    for shape in (BASE, LARGE):
+        header += [f"{shape.name}: tokens/s it makes", "that is", "with the copy"]
+    rows = []
+    for gpu in GPUS:
+        row = [gpu.name, f"{gpu.flops_per_second / 1e12:g} ({gpu.dtype})"]
+        for shape in (BASE, LARGE):
+            layout = Layout(rows=QQP, shape=shape, gpu=gpu, num_gpus=1)
+            made = layout.made_rate
+            row += [
+                f"{_rounded(made):,}",
+                f"{made * shape.token_bytes() / 1e9:.2g} GB/s",
+                f"{_rounded(layout.extract_rate):,}",
+            ]
+        rows.append(row)
+    return _grid(header, rows)
+
+
+def epoch_table() -> str:
+    """First and later epochs of QQP on BERT-large; an H100's are an A100's."""
+    header = ["", *(f"{n} GPU{'s' if n > 1 else ''}" for n in NUM_GPUS)]
+    lines = []
+    for network in (100, 25):
+        for gpu in (T4, L4, A100):
+            for first in (True, False):
+                layouts = [
+                    Layout(rows=QQP, shape=LARGE, gpu=gpu, num_gpus=n, network=network)
+                    for n in NUM_GPUS
+                ]
+                name = f"{gpu.name}, {network} Gb/s, {'first' if first else 'later'}"
+                lines.append([name, *(_epoch(each, first=first) for each in layouts)])
+    return _grid(header, lines)
+
+
+def enough_table() -> str:
+    header = ["", *(gpu.name for gpu in GPUS)]
+    rows = []
+    for task, shape in PAIRS:
+        for codec in CODECS:
+            cells = []
+            for gpu in GPUS:
+                layouts = [
+                    Layout(
+                        rows=task, shape=shape, gpu=gpu, num_gpus=1, codec=codec, network=network
+                    )
+                    for network in NETWORKS
+                ]
+                found = [each.enough_gpus for each in layouts]
+                cells.append(f"{found[0]}" if len(set(found)) == 1 else " / ".join(map(str, found)))
+            rows.append([f"{_name(task, shape)}, {codec}", *cells])
+    return _grid(header, rows)
+
+
+def int8_table() -> str:
+    header = ["", "first epoch, bf16", "int8", "later epochs, bf16", "int8"]
+    rows = []
+    for gpu, n, network in ((L4, 1, 100), (A100, 8, 100), (A100, 64, 25), (A100, 64, 100)):
+        row = [f"{n} x {gpu.name}, {network} Gb/s" if n > 8 else f"{n} x {gpu.name}, one node"]
+        for first in (True, False):
+            for codec in CODECS:
+                layout = Layout(
+                    rows=SQUAD, shape=LARGE, gpu=gpu, num_gpus=n, codec=codec, network=network
+                )
+                row.append(_epoch(layout, first=first))
+        rows.append(row)
+    return _grid(header, rows)
+
+
+def cache_table() -> str:
+    nodes = (1, 2, 4, 8)
+    header = ["", *(f"{n} node{'s' if n > 1 else ''}" for n in nodes)]
+    rows = []
+    for task, shape in PAIRS:
+        cells = []
+        for n in nodes:
+            one = Layout(rows=task, shape=shape, gpu=A100, num_gpus=GPUS_PER_NODE * n)
+            budgets = [replace(one, codec=codec).plan.budget for codec in CODECS]
+            cells.append(" / ".join(f"{each.cached_share:.0%}" for each in budgets))
+        rows.append([_name(task, shape), *cells])
+    return _grid(header, rows)
+
+
+def cache_time_table() -> str:
+    header = ["", "passes spared", "not cached", "cached", "GPU time of forward passes", "cached"]
+    rows = []
+    for task, gpu, n in ((QQP, T4, 8), (QQP, L4, 1), (SQUAD, L4, 1), (SQUAD, T4, 64),
+                         (SQUAD, A100, 8)):  # fmt: skip
+        layout = Layout(rows=task, shape=LARGE, gpu=gpu, num_gpus=n)
+        uncached = replace(layout, cached=False)
+        hours = [each.forecast.tokens_extracted / each.extract_rate for each in (uncached, layout)]
+        rows.append(
+            [
+                f"{TASK_NAMES[task.task]}, {n} x {gpu.name}",
+                f"{layout.forecast.spared_share:.0%}",
+                *(_short(each.seconds) for each in (uncached, layout)),
+                *map(_short, hours),
+            ]
+        )
+    return _grid(header, rows)
+
+
+def heads_table() -> str:
+    header = ["", *(f"{h} head{'s' if h > 1 else ''}" for h in HEADS), "64 on 8 trainers"]
+    rows = []
+    for task, shape in PAIRS:
+        cells = []
+        for heads, trainers in (*((h, 1) for h in HEADS), (64, 8)):
+            layout = Layout(
+                rows=task, shape=shape, gpu=A100, num_gpus=1, heads=heads, trainers=trainers
+            )
+            enough = [_gpus_of(replace(layout, gpu=gpu)) for gpu in (T4, L4, A100)]
+            cells.append(f"{_rounded(layout.train_rate):,} ({' / '.join(enough)})")
+        rows.append([_name(task, shape), *cells])
+    return _grid(header, rows)
+
+
+def _gpus_of(layout: Layout) -> str:
+    """GPUs whose extractors keep a trainer busy."""
+    return f"{layout.train_rate / layout.extract_rate:.2g}"
+
+
+def break_even_table() -> str:
+    header = ["", "a link carries, tokens/s", "making them takes, TFLOP/s"]
+    header += [f"that is {gpu.name}s" for gpu in GPUS]
+    rows = []
+    for shape in (BASE, LARGE):
+        for network in NETWORKS:
+            rate = break_even_tokens_per_second(shape.token_bytes(), network * GIGABIT_BYTES)
+            layouts = [Layout(rows=QQP, shape=shape, gpu=gpu, num_gpus=1) for gpu in GPUS]
+            gpus = [rate / each.made_rate for each in layouts]
+            rows.append(
+                [
+                    f"{shape.name}, {network} Gb/s",
+                    f"{_rounded(rate):,}",
+                    f"{rate * shape.flops(QQP) / 1e12:.0f}",
+                    *(f"{n:.2g}" if n < 99.5 else f"{n:.0f}" for n in gpus),
+                ]
+            )
+    return _grid(header, rows)
+
+
+def travel_table() -> str:
+    header = ["a batch of QQP", "hidden states", "parameters of the head", "gradient", "ratio"]
+    rows = []
+    for shape in (BASE, LARGE):
+        batch = QQP.settings.batch_size * QQP.example_tokens * shape.token_bytes()
+        parameters = shape.head_parameters(QQP)
+        gradient = 4 * parameters
+        row = [shape.name, format_bytes(batch), f"{parameters:,}", format_bytes(gradient)]
+        rows.append([*row, f"{batch / gradient:,.0f}"])
+    return _grid(header, rows)
+
+
+def sensitivity_table() -> str:
+    header = ["", "8 x T4", "1 x L4", "8 x L4", "64 x A100", "8 x A100, 64 heads"]
+    cases = {"as assumed": ASSUMED}
+    for share in (0.2, 0.6):
+        cases[f"forward passes get {share:.0%}"] = replace(ASSUMED, utilisation=share)
+    for rate in (5, 20, 40):
+        cases[f"copies of {rate} GB/s"] = replace(ASSUMED, copy_bytes_per_second=rate * 1e9)
+    for word, factor in (("half", 0.5), ("three times", 3)):
+        cases[f"steps take {word} the time"] = replace(
+            ASSUMED,
+            step_seconds=factor * ASSUMED.step_seconds,
+            head_step_seconds=factor * ASSUMED.head_step_seconds,
+        )
+    cases["heads' products get 3%"] = replace(ASSUMED, heads_utilisation=0.03)
+    rows = []
+    for name, assumed in cases.items():
+        layouts = [
+            Layout(rows=QQP, shape=LARGE, gpu=gpu, num_gpus=n, heads=heads, assumed=assumed)
+            for gpu, n, heads in ((T4, 8, 1), (L4, 1, 1), (L4, 8, 1), (A100, 64, 1), (A100, 8, 64))
+        ]
+        rows.append([name, *(_epoch(each, first=True) for each in layouts)])
+    return _grid(header, rows)
+
+
+def _epoch(layout: Layout, *, first: bool) -> str:
+    """Its seconds, and the stage that bounds it."""
+    epoch = layout.epoch(first=first)
+    return f"{_short(epoch.total)} {LETTERS[epoch.bottleneck]}"
+
+
+def _name(rows: Rows, shape: Shape) -> str:
+    return f"{TASK_NAMES[rows.task]}, {shape.name.removeprefix('BERT-')}"
+
+
+def _rounded(value: float) -> int:
+    """To three digits."""
+    return round(float(f"{value:.3g}"))
+
+
+def _short(seconds: float) -> str:
+    """`12 s`, `3.4 min`, `2.1 h`."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return markdown_grid([("", name) for name in header], [list(row) for row in rows])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--count", nargs="+", metavar="KEY=VALUE", help="count tokens of rows")
+    options = parser.parse_args()
+    if options.count:
+        for line in count(options.count):
+            print(line)
+        return 0
+    DOCUMENT.write_text(render(), encoding="utf-8")
+    print(f"written to {DOCUMENT}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
