@@ -18,7 +18,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -63,34 +63,44 @@ def measure(repeats: int) -> list[str]:
 
     Starts a Ray cluster, and ends it, unless there is one already.
     """
+    return list(_lines(repeats))
+
+
+def _lines(repeats: int) -> Iterator[str]:
+    """The lines of `measure`, as they come."""
     torch.set_num_threads(1)
     keep_freed_memory()
     inputs = load_inputs(["task=demo", f"train.epochs={EPOCHS}"])
     dtype = pick_dtype("auto", CPU)
-    lines = [
+    yield (
         "**Forward pass.** `forward_flops` of MiniLM at the speed of one matrix product "
-        f"({FORWARD_TOKENS:,} tokens, one thread), beside its measured time.",
-        "",
-        *_forward_table(inputs, dtype, repeats),
-        "",
+        f"({FORWARD_TOKENS:,} tokens, one thread), beside its measured time."
+    )
+    yield ""
+    yield from _forward_table(inputs, dtype, repeats)
+    yield ""
+    yield (
         "**Heads.** `adapter_flops` of one head at the speed of a product as wide as its adapters, "
-        f"beside the CPU time of its training step ({NUM_TOKENS:,} tokens).",
-        "",
-        *_adapter_table(dtype, repeats),
-        "",
+        f"beside the CPU time of its training step ({NUM_TOKENS:,} tokens)."
+    )
+    yield ""
+    yield from _adapter_table(dtype, repeats)
+    yield ""
+    yield (
         "**Steps.** CPU time of a training step of heads of one adapter on hidden states 8 wide, "
         "where there is next to nothing to multiply: what each step and each head in it cost "
-        "whatever they compute.",
-        "",
-        *_step_table(inputs, repeats),
-        "",
+        "whatever they compute."
+    )
+    yield ""
+    yield from _step_table(inputs, repeats)
+    yield ""
+    yield (
         "**Epochs of streams.** `epoch_seconds`, from speeds measured beforehand in one process as "
         "`mode=plan` does, beside what happened; later epochs also from the first one's speeds, as "
-        "at the end of every run. Predicted / measured, and their ratio (measured over predicted).",
-        "",
-        *_stream_table(inputs, repeats),
-    ]
-    return lines
+        "at the end of every run. Predicted / measured, and their ratio (measured over predicted)."
+    )
+    yield ""
+    yield from _stream_table(inputs, repeats)
 
 
 def cpu_seconds(steps: list[Callable[[], object]], repeats: int) -> list[float]:
@@ -306,7 +316,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     start = time.perf_counter()
-    print("\n".join(measure(options.repeats)))
+    for line in _lines(options.repeats):
+        print(line, flush=True)
     print(f"\nin {time.perf_counter() - start:.0f} s")
     return 0
 
