@@ -20,7 +20,7 @@ PEERS = {
     "dump-blocks": "dumped as unpadded bf16 blocks, memory-mapped",
     "ray-data": "Ray Data, recomputed in every epoch",
 }
-BASELINE = "stream-cached"
+BASELINE, UNCACHED = "stream-cached", "stream-uncached"
 
 # The others make batches of their own.
 SAME_BATCHES = ("stream-cached", "stream-half", "stream-uncached", "recompute", "dump-blocks")
@@ -92,7 +92,7 @@ def check_losses(runs: dict[str, list[Run]]) -> None:
 
 
 def tables(runs: dict[str, list[Run]], marks: Sequence[int]) -> list[str]:
-    """Medians of each peer, and ratios to the streamed run with a full cache.
+    """Medians of each peer, and ratios to the streamed runs with a full cache and with none.
 
     Args:
         runs: By name of the peer, one a turn.
@@ -111,14 +111,21 @@ def tables(runs: dict[str, list[Run]], marks: Sequence[int]) -> list[str]:
     def median(name: str, of: Callable[[Run], float]) -> float:
         return statistics.median(values(name, of))
 
-    def ratio(name: str, of: Callable[[Run], float]) -> str:
-        if name == BASELINE:
-            return "1"
-        return with_spread(ratios(values(name, of), values(BASELINE, of)))
+    def ratio(name: str, base: str, of: Callable[[Run], float]) -> str:
+        return "1" if name == base else with_spread(ratios(values(name, of), values(base, of)))
 
     times = [[PEERS[name], *(f"{median(name, of):.1f} s" for of in columns)] for name in runs]
-    relative = [[PEERS[name], *(ratio(name, of) for of in columns)] for name in runs]
     heads = ["", *map(epochs, marks), f"from the command to {epochs(usual)}"]
+    relative = []
+    for base in (BASELINE, UNCACHED):
+        if base in runs:
+            rows = [[PEERS[name], *(ratio(name, base, of) for of in columns)] for name in runs]
+            relative += [
+                f"Ratios to *{PEERS[base]}*: medians of those within a turn (least to largest).",
+                "",
+                *_table(heads, rows),
+                "",
+            ]
     last = runs[BASELINE][0].outcome.scores[-1]
     metric = next(iter(last))
     costs = [
@@ -138,10 +145,7 @@ def tables(runs: dict[str, list[Run]], marks: Sequence[int]) -> list[str]:
         "",
         *_table(heads, times),
         "",
-        f"Ratios to *{PEERS[BASELINE]}*: medians of those within a turn (least to largest).",
-        "",
-        *_table(heads, relative),
-        "",
+        *relative,
         f"All {epochs(marks[-1])}, from the command to its end: CPU time and peak memory "
         "(proportional set size, heap and shared memory) of all processes together.",
         "",

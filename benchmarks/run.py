@@ -1,6 +1,6 @@
 """What is claimed, measured by one command: streaming against what users would do instead.
 
-    python -m benchmarks.run [--sections peers,score,trials] [--repeats N] [key=value ...]
+    python -m benchmarks.run [--sections peers,score,...] [--repeats N] [key=value ...]
 
 writes `benchmarks/RESULTS.md`, section by section; those that are not asked for stay as they are.
 Needs the extra `bench` (`pip install -e '.[demo,bench]'`), and for BERTVision's dump of CoLA 13 GB
@@ -14,8 +14,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import peer_times, time_to_score, trials_against_tune
+from benchmarks import (
+    control_plane,
+    cost_check,
+    extraction,
+    peer_times,
+    stacked_heads,
+    sweeps,
+    time_to_score,
+    trials_against_tune,
+)
 from benchmarks.results import Section, write_section
+from benchmarks.sweeps import measure_full_cache as full_cache
 from bertvision_stream.config import load_settings
 from bertvision_stream.errors import ConfigError
 
@@ -41,6 +51,16 @@ RESERVED = {
     "search.num_trials": "--trials",
 }
 
+# They bring their own settings.
+OTHERS = (
+    ("full-cache", "Ten epochs with a full cache, against what cannot be spared", full_cache),
+    ("sweeps", "One setting varied at a time", sweeps.measure),
+    ("extraction", "Extraction against the model alone, and padding", extraction.measure),
+    ("heads", "Heads computed together", stacked_heads.measure),
+    ("control", "The control plane alone", control_plane.measure),
+    ("costs", "The cost model against measurements", cost_check.measure),
+)
+
 
 def make_sections(options: argparse.Namespace) -> list[Section]:
     """All that can be measured, in the order of a new file."""
@@ -48,6 +68,7 @@ def make_sections(options: argparse.Namespace) -> list[Section]:
         *(_peers(task, options) for task in options.tasks or ("cola", "rte")),
         *(_score(task, options) for task in options.tasks or ("stsb", "cola")),
         _trials(options),
+        *(Section(*each) for each in OTHERS),
     ]
 
 

@@ -20,6 +20,7 @@ from actors.cluster import connect
 from benchmarks.cache_sweep import HeadAlone
 from benchmarks.inputs import Inputs, load_inputs, run_streamed
 from benchmarks.processes import cpu_seconds
+from benchmarks.results import ratios, with_spread
 from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
 from bertvision_stream.units import format_bytes
@@ -114,19 +115,15 @@ def sweep(title: str, variants: Sequence[Variant], repeats: int, keys: Sequence[
         "|---|---:|---:|---:|---:|---:|",
     ]
     for variant, its in samples.items():
-        wall = ratios(its.wall, first.wall, first.tokens / its.tokens)
-        cpu = ratios(its.cpu, first.cpu, first.tokens / its.tokens)
+        tokens = first.tokens / its.tokens
+        wall = tokens * statistics.median(ratios(its.wall, first.wall))
+        cpu = tokens * statistics.median(ratios(its.cpu, first.cpu))
         lines.append(
             f"| {variant.label} | {its.tokens / statistics.median(its.wall):,.0f} "
-            f"| {statistics.median(wall):.2f} | {statistics.median(cpu):.2f} "
+            f"| {wall:.2f} | {cpu:.2f} "
             f"| {its.extracted:,} | {format_bytes(its.peak_bytes)} |"
         )
     return lines
-
-
-def ratios(these: Sequence[float], those: Sequence[float], scale: float = 1.0) -> list[float]:
-    """Of what was measured in the same turn."""
-    return [scale * a / b for a, b in zip(these, those, strict=True)]
 
 
 def measure(repeats: int, keys: Sequence[str] = DEFAULTS) -> list[str]:
@@ -161,13 +158,12 @@ def measure_full_cache(repeats: int, keys: Sequence[str] = DEFAULTS) -> list[str
         ray.kill(alone)
         print(f"full cache, turn {repeat + 1}", file=sys.stderr, flush=True)
     ray.shutdown()
-    both = ratios(streamed, floor)
     return [
         f"{MANY_EPOCHS} epochs with all blocks kept: {statistics.median(streamed):.1f} s. One "
         "extraction in one process with all cores "
         f"({statistics.median(extraction):.1f} s), and then the epochs of the head alone on blocks "
-        f"in its memory: {statistics.median(floor):.1f} s. Ratio "
-        f"{statistics.median(both):.3f} ({min(both):.3f} to {max(both):.3f})."
+        f"in its memory: {statistics.median(floor):.1f} s. Ratio, median and range: "
+        f"{with_spread(ratios(streamed, floor))}."
     ]
 
 
