@@ -6,9 +6,11 @@ checked in the order of what it costs to check, and nothing heavy is imported be
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -182,6 +184,7 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
             _plan_task(settings, inputs.data, inputs.planned, folder)
             return folder.path
         log.info("starting torch, transformers and Ray ...")
+        _start_all(settings)
         if settings.mode == "study":
             _run_study(inputs, folder, command)
             return folder.path
@@ -257,6 +260,17 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
         log.info("\n%s", render_table(report))
         log.info("results in %s", folder.path)
         return folder.path
+
+
+def _start_all(settings: TaskSettings) -> None:
+    """Connect to Ray, which waits for other processes, while torch and transformers are imported.
+
+    Whoever imports them next waits for the thread, and sees what went wrong in it.
+    """
+    from actors.cluster import connect
+
+    threading.Thread(target=importlib.import_module, args=["actors.job"], name="imports").start()
+    connect(settings.ray.address)
 
 
 def _run_study(inputs: TaskInputs, folder: RunFolder, command: str) -> None:
