@@ -39,7 +39,7 @@ class Job:
         block_tokens: Most tokens of a block.
         plan: What is streamed, within which limits.
         shape: What heads read and write.
-        backbone: Fine-tuned, to be frozen.
+        backbone: Fine-tuned, to be frozen; as it is for a search over backbones.
         store_bytes: Room for blocks in the object stores.
     """
 
@@ -127,7 +127,7 @@ def prepare_job(
         store_bytes=store_bytes,
     )
     backbone = prepare_backbone(
-        settings,
+        _fine_tuned_now(settings),
         task,
         corpus,
         tokenizer,
@@ -154,3 +154,11 @@ def prepare_job(
         backbone=backbone,
         store_bytes=store_bytes,
     )
+
+
+def _fine_tuned_now(settings: TaskSettings) -> TaskSettings:
+    """With no fine-tuning before a search over backbones, where each trial does its own."""
+    if settings.mode != "search" or settings.search.target != "backbone":
+        return settings
+    finetune = settings.finetune.model_copy(update={"epochs": 0.0})
+    return settings.model_copy(update={"finetune": finetune})

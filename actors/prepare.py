@@ -118,12 +118,8 @@ def prepare_backbone(
         return PreparedBackbone(
             BackboneWeights.of(model), folder, 0.0, True, True, record["validation"]
         )
+    check_num_workers(num_workers, cluster)
     use_gpu = cluster.num_gpus > 0
-    if num_workers > (cluster.num_gpus if use_gpu else cluster.num_cpus):
-        what = f"{cluster.num_gpus} GPUs" if use_gpu else f"{cluster.num_cpus} CPU cores"
-        raise ConfigError(
-            f"finetune.num_workers={num_workers} is more than the cluster's {what}; lower it"
-        )
     from actors.finetune import run_finetune  # it brings Ray Train: only where it is needed
 
     say(f"fine-tuning for {options.epochs:g} epochs at {options.lr:g} ...")
@@ -152,3 +148,13 @@ def prepare_backbone(
     finetuned.save(folder, result.weights, tokenizer, record)
     say(f"fine-tuned in {format_seconds(result.seconds)}: {folder}")
     return PreparedBackbone(result.weights, folder, result.seconds, False, True, scores)
+
+
+def check_num_workers(num_workers: int, cluster: ClusterResources) -> None:
+    """Raises `ConfigError` for more workers than the cluster has room for."""
+    use_gpu = cluster.num_gpus > 0
+    if num_workers > (cluster.num_gpus if use_gpu else cluster.num_cpus):
+        what = f"{cluster.num_gpus} GPUs" if use_gpu else f"{cluster.num_cpus} CPU cores"
+        raise ConfigError(
+            f"finetune.num_workers={num_workers} is more than the cluster's {what}; lower it"
+        )

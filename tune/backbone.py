@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from actors.cluster import ClusterResources, in_thread
 from actors.job import Job
-from actors.prepare import prepare_backbone
+from actors.prepare import check_num_workers, prepare_backbone
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.errors import SearchError
 from bertvision_stream.evaluate import main_score
@@ -38,10 +38,12 @@ def search_backbones(
         say: Prints a line.
 
     Raises:
+        ConfigError: More workers than the cluster has room for.
         SearchError: The search itself failed.
     """
     start = time.perf_counter()
     settings = job.settings
+    check_num_workers(settings.finetune.num_workers, job.cluster)  # now, and not in each trial
     asked = settings.search.max_concurrent
     room = max(1, job.cluster.num_gpus // settings.finetune.num_workers)
     at_once = min(room if asked == "auto" else asked, settings.search.num_trials)
