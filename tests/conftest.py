@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from actors.cluster import ClusterResources
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What clusters of tests have, alike on every machine; Ray reads it when one is started.
+RESOURCES = {
+    "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 2, "GPU": 0, "object_store_memory": 256 * 2**20})
+}
 
 
 @pytest.fixture(scope="session")
@@ -27,15 +31,15 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[ClusterResources]:
-    """A Ray cluster set up as a run sets it up, alike on every machine; one for all tests."""
+    """A Ray cluster set up as a run sets it up; one for all tests."""
     import ray
 
     from actors.cluster import cluster_resources, connect
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        resources = {"CPU": 2, "GPU": 0, "object_store_memory": 256 * 2**20}
-        patch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps(resources))
+        for name, value in RESOURCES.items():
+            patch.setenv(name, value)
         connect(None)
     yield cluster_resources()
     ray.shutdown()

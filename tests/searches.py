@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pytest
 from streams import SHAPE, TASK, extractor_of, plan_of
 from tiny import CPU, task_settings, tiny_tokenizer
 
@@ -79,3 +83,21 @@ def assert_as_if_alone(job: Job, found: Search) -> None:
             (r.loss, r.validation_loss, r.scores["validation"]["matthews"]) for r in result.history
         ]
         np.testing.assert_array_equal(reported, expected[: len(reported)])
+
+
+def assert_searched(results: Path, target: str) -> None:
+    """What a search of two trials leaves in its folder, of which none was lost."""
+    search = json.loads((results / "metrics.json").read_text())["search"]
+    assert (search["target"], search["trials"], search["lost"]) == (target, 2, 0)
+    trials = pd.read_csv(results / "trials.csv")
+    assert search["best_score"] == pytest.approx(trials["score"].max())
+    plots = {path.name for path in (results / "plots").iterdir()}
+    assert plots > {"best_so_far.png", "hyperparameters.png", "learning_curves.png"}
+    assert (results / "report.html").read_text().count("data:image/png") == len(plots)
+    for key, value in search["best_config"].items():
+        assert f"{key}={value}" in (results / "results.md").read_text()
+    analysis = subprocess.run(
+        [sys.executable, "-m", "tune.analysis", str(results)], capture_output=True, text=True
+    )
+    assert analysis.returncode == 0, analysis.stderr
+    assert f"best: trial {search['best_trial']}, " in analysis.stdout
