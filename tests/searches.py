@@ -29,6 +29,15 @@ from bertvision_stream.training import make_training
 from tune.analysis import Search, read_search
 from tune.search import SearchOutcome, search_heads
 
+# Two trials after two others, of three epochs each.
+IN_PAIRS = (
+    "search.num_trials=4",
+    "search.max_concurrent=2",
+    "search.scheduler=fifo",
+    "train.epochs=3",
+    "train.stack_heads=false",
+)
+
 
 def job_of(
     corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources, *overrides: str
