@@ -31,6 +31,7 @@ from benchmarks.do_nothing import (
     StartedExtractors,
     start_actor,
 )
+from benchmarks.layouts import FASTEST
 from benchmarks.processes import cpu_time, thread_times
 from bertvision_stream.blocks import TRAIN, BlockKey
 from bertvision_stream.budget import max_blocks, plan_budget
@@ -401,6 +402,10 @@ def _bounds_text(costs: Mapping[Layout, Cost]) -> str:
         for name, encoder in ENCODERS.items()
     ]
     return (
+        f"By the assumptions of docs/scaling.md no trainer takes more than "
+        f"{FASTEST.train_rate / GPU_BLOCK_TOKENS:.0f} blocks of {GPU_BLOCK_TOKENS:,} tokens a "
+        f"second, copies to its GPU included: with blocks of that size it waits for no stream that "
+        f"delivers more, however many GPUs extract, and the table above is out of its reach. "
         f"Both bounds are shared by all GPUs, however many there are. Above {', '.join(sizes)} in "
         f"a block, a link of {LINK_GIGABITS} Gb/s into a trainer's node is full before one core of "
         f"the stream is; below, the stream bounds. Blocks that are consumed on the node that made "
