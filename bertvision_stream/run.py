@@ -10,10 +10,10 @@ import importlib
 import shlex
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -265,12 +265,15 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
 def _start_all(settings: TaskSettings) -> None:
     """Connect to Ray, which waits for other processes, while torch and transformers are imported.
 
-    Whoever imports them next waits for the thread, and sees what went wrong in it.
+    Nothing else may import meanwhile: transformers puts a lazy module in its own place, and another
+    thread would see the one from before.
     """
     from actors.cluster import connect
 
-    threading.Thread(target=importlib.import_module, args=["actors.job"], name="imports").start()
-    connect(settings.ray.address)
+    with ThreadPoolExecutor(1, "imports") as thread:
+        imported = thread.submit(importlib.import_module, "actors.job")
+        connect(settings.ray.address)
+    imported.result()
 
 
 def _run_study(inputs: TaskInputs, folder: RunFolder, command: str) -> None:
