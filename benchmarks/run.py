@@ -24,6 +24,7 @@ from benchmarks import (
     time_to_score,
     trials_against_tune,
 )
+from benchmarks.random_backbone import FOLDER, make_random_backbone
 from benchmarks.results import Section, write_section
 from benchmarks.sweeps import measure_full_cache as full_cache
 from bertvision_stream.config import load_settings
@@ -42,6 +43,9 @@ TRIALS_DEFAULTS = (
     "search.searcher=random",
     "search.scheduler=fifo",
 )
+
+# A forward pass of BERT-base takes eight times that of MiniLM, a head twice: fewer rows will do.
+BASE_TRIALS = (f"backbone={FOLDER}", "data.train_fraction=0.03")
 
 # Settings that each section gives by itself, and what says them in their place.
 RESERVED = {
@@ -68,6 +72,7 @@ def make_sections(options: argparse.Namespace) -> list[Section]:
         *(_peers(task, options) for task in options.tasks or ("cola", "rte")),
         *(_score(task, options) for task in options.tasks or ("stsb", "cola")),
         _trials(options),
+        _trials_on_base(options),
         *(Section(*each) for each in OTHERS),
     ]
 
@@ -93,6 +98,18 @@ def _trials(options: argparse.Namespace) -> Section:
     keys = merged(DEFAULTS, TRIALS_DEFAULTS, options.keys)
     measure = partial(trials_against_tune.measure, counts=options.trials, keys=keys)
     return Section("trials", "Trials in one search against independent Tune trials", measure, keys)
+
+
+def _trials_on_base(options: argparse.Namespace) -> Section:
+    keys = merged(DEFAULTS, TRIALS_DEFAULTS, options.keys, BASE_TRIALS)
+
+    def measure(repeats: int) -> list[str]:
+        make_random_backbone()
+        return trials_against_tune.measure(repeats, counts=options.trials[-1:], keys=keys)
+
+    title = "The same on a backbone with the shape of BERT-base"
+    others = "Its weights are random, so scores mean nothing, and times do"
+    return Section("trials-base", title, measure, keys, others)
 
 
 def merged(*layers: Sequence[str]) -> tuple[str, ...]:
