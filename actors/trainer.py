@@ -57,6 +57,7 @@ class HeadTrainer:
         import torch
 
         from bertvision_stream.devices import keep_freed_memory, pick_dtype
+        from bertvision_stream.evaluate import import_metrics
         from bertvision_stream.training import HeadTraining
 
         torch.set_num_threads(1)  # they would wait for each other, and spin where cores are shared
@@ -76,6 +77,7 @@ class HeadTrainer:
             self._training.attach(name, settings)
         if checkpoint is not None:
             self._training.restore(checkpoint)
+        import_metrics(task.metrics)
         self._metrics = HeadMetrics(tags)
         self._metrics.set_heads(self._training.fits)
         self._idle_since: float | None = None  # nobody waits before the first block

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -185,3 +187,20 @@ def test_the_main_score_is_glues_mean():
     assert main_score(mnli) == 0.75
     uneven = {"a": {"accuracy": 1.0, "f1": 0.0}, "b": {"accuracy": 0.0}}
     assert main_score(uneven) == 0.25  # each split counts alike, whatever it has of metrics
+
+
+def test_the_libraries_of_metrics_are_imported_when_asked_for_and_not_before() -> None:
+    """In a process of its own, as here they are imported already."""
+    script = """
+import sys
+from bertvision_stream.evaluate import import_metrics
+
+assert "sklearn" not in sys.modules
+import_metrics(["accuracy", "exact"])
+assert "sklearn" not in sys.modules
+import_metrics(["accuracy", "matthews", "f1"])
+assert "sklearn.metrics" in sys.modules
+import_metrics(["pearson", "spearman"])
+assert "scipy.stats" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
