@@ -27,7 +27,6 @@ from bertvision_stream.heads import HeadShape
 from bertvision_stream.plan import StreamPlan, StreamStats
 from bertvision_stream.settings import TaskSettings
 from bertvision_stream.tasks import Task
-from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
 
 _log = logging.getLogger("bertvision_stream")
 
@@ -71,7 +70,6 @@ class TrainerSpec:
             name=f"{self.name}-{number}",
             num_cpus=0,
             num_gpus=self.num_gpus,
-            runtime_env={"env_vars": TORCH_ENVIRONMENT},
             # Without a GPU to look for: where the driver is, as nothing goes on without that node.
             scheduling_strategy="DEFAULT" if self.num_gpus else here(),
         )

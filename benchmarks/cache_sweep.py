@@ -32,7 +32,6 @@ from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import EncodedBlock
 from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.plan import StreamPlan
-from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
 from bertvision_stream.training import make_training, train_in_process
 from bertvision_stream.units import format_bytes
 
@@ -165,9 +164,7 @@ def main() -> int:
     options = parser.parse_args()
     inputs = load_inputs([f"train.epochs={options.epochs}", *options.keys])
     connect(None)
-    environment = {"env_vars": TORCH_ENVIRONMENT}
-    actor = ray.remote(HeadAlone).options(num_cpus=0, runtime_env=environment)
-    head_alone = actor.remote(inputs)
+    head_alone = ray.remote(HeadAlone).options(num_cpus=0).remote(inputs)
     alone = Sample()
     samples = {int(percent): Sample() for percent in options.percents.split(",")}
     for repeat in range(options.repeats):

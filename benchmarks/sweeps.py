@@ -22,7 +22,6 @@ from benchmarks.inputs import Inputs, load_inputs, run_streamed
 from benchmarks.processes import cpu_seconds
 from benchmarks.results import ratios, with_spread
 from bertvision_stream.checkpoint import Checkpoint
-from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
 from bertvision_stream.units import format_bytes
 
 DEFAULTS = (
@@ -147,10 +146,11 @@ def measure_full_cache(repeats: int, keys: Sequence[str] = DEFAULTS) -> list[str
     for repeat in range(repeats):
         _, outcome = run_streamed(inputs, cache=inputs.epoch_bytes)
         streamed.append(outcome.seconds)
-        actor = ray.remote(HeadAlone).options(
-            num_cpus=0, runtime_env={"env_vars": TORCH_ENVIRONMENT}
+        alone = (
+            ray.remote(HeadAlone)
+            .options(num_cpus=0)
+            .remote(inputs, int(ray.cluster_resources()["CPU"]))
         )
-        alone = actor.remote(inputs, int(ray.cluster_resources()["CPU"]))
         extraction.append(ray.get(alone.extraction_seconds.remote()))
         ray.get(alone.start.remote())
         heads = [ray.get(alone.run_epoch.remote())[0] for _ in range(MANY_EPOCHS)]

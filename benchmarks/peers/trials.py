@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from bertvision_stream.extract import BlockExtractor
 from bertvision_stream.results import write_json
 from bertvision_stream.search_space import trial_settings
 from bertvision_stream.sources import locate
-from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
 from bertvision_stream.training import make_training, train_in_process
 from bertvision_stream.trial_results import MODE, SCORE, epoch_result, failure_result
 from tune.analysis import best_trial, read_search
@@ -59,7 +57,6 @@ def independent(inputs: Inputs, folder: Path, *, hold_blocks: bool) -> TrialsOut
             in each epoch.
     """
     samples = json.loads((folder / SAMPLES).read_text(encoding="utf-8"))
-    os.environ.update(TORCH_ENVIRONMENT)  # for the trials, as our actors have it
     connect(None)
     start, cpu = time.perf_counter(), cpu_seconds()
     trainable = tune.with_parameters(_train, inputs=inputs, hold_blocks=hold_blocks)

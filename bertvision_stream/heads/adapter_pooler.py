@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from bertvision_stream.heads.recurring import in_recurring_shapes
 from bertvision_stream.heads.scalar_mix import ScalarMix
 
 
@@ -62,10 +63,14 @@ def adapt(
             for H heads side by side.
         bias_PN: Its bias.
     """
-    dtype = hidden_TLD.dtype
-    if len(weight_PDN) == 1:
-        adapted_TLN = hidden_TLD @ weight_PDN[0].to(dtype) + bias_PN.to(dtype)
-    else:
-        adapted_LTN = torch.bmm(hidden_TLD.transpose(0, 1), weight_PDN.to(dtype))
-        adapted_TLN = adapted_LTN.transpose(0, 1) + bias_PN.to(dtype)
-    return nn.functional.gelu(adapted_TLN.float())
+    weight_PDN, bias_PN = weight_PDN.to(hidden_TLD.dtype), bias_PN.to(hidden_TLD.dtype)
+
+    def compute(hidden_TLD: torch.Tensor) -> torch.Tensor:
+        if len(weight_PDN) == 1:
+            adapted_TLN = hidden_TLD @ weight_PDN[0] + bias_PN
+        else:
+            adapted_LTN = torch.bmm(hidden_TLD.transpose(0, 1), weight_PDN)
+            adapted_TLN = adapted_LTN.transpose(0, 1) + bias_PN
+        return nn.functional.gelu(adapted_TLN.float())
+
+    return in_recurring_shapes(compute, hidden_TLD)

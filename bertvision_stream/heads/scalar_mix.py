@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from bertvision_stream.heads.recurring import in_recurring_shapes
+
 
 class ScalarMix(nn.Module):
     """`gamma * sum_l softmax(w)_l x_l`: one learned weight for each layer and one scale.
@@ -18,6 +20,6 @@ class ScalarMix(nn.Module):
 
     def forward(self, hidden_TLD: torch.Tensor) -> torch.Tensor:
         """Hidden states [T, L, D] to mixed ones [T, D], fp32; the sum runs in the input's dtype."""
-        share_L = self.weights.softmax(dim=0)
-        mixed = share_L.to(hidden_TLD.dtype) @ hidden_TLD  # [L] @ [T, L, D]
-        return self.gamma * mixed.float()
+        share_L = self.weights.softmax(dim=0).to(hidden_TLD.dtype)
+        mixed_TD = in_recurring_shapes(lambda x_TLD: share_L @ x_TLD, hidden_TLD)
+        return self.gamma * mixed_TD.float()
