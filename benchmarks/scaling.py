@@ -9,7 +9,7 @@ published speeds, the assumptions below and the formulas that `mode=plan` uses.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +46,7 @@ DOCUMENT = HERE.parent / "docs" / "scaling.md"
 NUM_GPUS = (1, 2, 4, 8, 16, 32, 64)
 NETWORKS = (25, 100, 200, 400)  # Gb/s
 HEADS = (1, 16, 64)
+DISKS = {"hard disk": 0.2, "network volume": 1.0, "NVMe, PCIe 3": 3.5, "NVMe, PCIe 4": 7.0}  # GB/s
 TASK_NAMES = {"qqp": "QQP", "squad_v2": "SQuAD 2.0"}
 PAIRS = tuple((rows, shape) for rows in (QQP, SQUAD) for shape in (BASE, LARGE))
 CODECS: tuple[Codec, ...] = ("bf16", "int8")
@@ -89,6 +90,7 @@ def render() -> str:
         heads_table=heads_table(),
         break_even_table=break_even_table(),
         travel_table=travel_table(),
+        disk_table=disk_table(),
         sensitivity_table=sensitivity_table(),
     )
 
@@ -245,20 +247,35 @@ def _gpus_of(layout: Layout) -> str:
 
 
 def break_even_table() -> str:
-    header = ["", "a link carries, tokens/s", "making them takes, TFLOP/s"]
+    return _against_making(
+        "a link carries", {f"{n} Gb/s": n * GIGABIT_BYTES for n in NETWORKS}, with_copies=False
+    )
+
+
+def disk_table() -> str:
+    disks = {f"{name}, {rate:g} GB/s": rate * 1e9 for name, rate in DISKS.items()}
+    return _against_making("it reads", disks, with_copies=True)
+
+
+def _against_making(what: str, sources: Mapping[str, float], *, with_copies: bool) -> str:
+    """What sources of so many bytes a second bring, and how many GPUs make as much on QQP."""
+    header = ["", f"{what}, tokens/s", "making them takes, TFLOP/s"]
     header += [f"that is {gpu.name}s" for gpu in GPUS]
     rows = []
     for shape in (BASE, LARGE):
-        for network in NETWORKS:
-            rate = break_even_tokens_per_second(shape.token_bytes(), network * GIGABIT_BYTES)
-            layouts = [Layout(rows=QQP, shape=shape, gpu=gpu, num_gpus=1) for gpu in GPUS]
-            gpus = [rate / each.made_rate for each in layouts]
+        layouts = [Layout(rows=QQP, shape=shape, gpu=gpu, num_gpus=1) for gpu in GPUS]
+        for name, bytes_per_second in sources.items():
+            rate = break_even_tokens_per_second(shape.token_bytes(), bytes_per_second)
+            made = [each.extract_rate if with_copies else each.made_rate for each in layouts]
+            tflops = rate * shape.flops(QQP) / 1e12
             rows.append(
                 [
-                    f"{shape.name}, {network} Gb/s",
+                    f"{shape.name}, {name}",
                     f"{_rounded(rate):,}",
-                    f"{rate * shape.flops(QQP) / 1e12:.0f}",
-                    *(f"{n:.2g}" if n < 99.5 else f"{n:.0f}" for n in gpus),
+                    *(
+                        f"{n:.2g}" if n < 10 else f"{n:.0f}"
+                        for n in (tflops, *(rate / m for m in made))
+                    ),
                 ]
             )
     return _grid(header, rows)
