@@ -45,7 +45,7 @@ TRIALS_DEFAULTS = (
 )
 
 # A forward pass of BERT-base takes eight times that of MiniLM, a head twice: fewer rows will do.
-BASE_TRIALS = (f"backbone={FOLDER}", "data.train_fraction=0.03")
+BASE_TRIALS = (*TRIALS_DEFAULTS, "data.train_fraction=0.06")
 
 # Settings that each section gives by itself, and what says them in their place.
 RESERVED = {
@@ -101,7 +101,7 @@ def _trials(options: argparse.Namespace) -> Section:
 
 
 def _trials_on_base(options: argparse.Namespace) -> Section:
-    keys = merged(DEFAULTS, TRIALS_DEFAULTS, options.keys, BASE_TRIALS)
+    keys = merged(DEFAULTS, BASE_TRIALS, options.keys, (f"backbone={FOLDER}",))
 
     def measure(repeats: int) -> list[str]:
         make_random_backbone()

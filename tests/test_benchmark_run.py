@@ -29,10 +29,10 @@ def test_sections_can_be_picked() -> None:
 
 def test_settings_of_the_user_come_last() -> None:
     assert merged(["a=1", "b=2"], ["b=3"], ["c=4", "a=5"]) == ("a=5", "b=3", "c=4")
-    _, sections = parse_options(["data.train_fraction=0.03", "backbone=minilm"])
+    _, sections = parse_options(["data.train_fraction=0.02", "backbone=minilm"])
     for section in sections:
         if section.settings:
-            assert "data.train_fraction=0.03" in section.settings
+            assert "data.train_fraction=0.02" in section.settings
 
 
 def test_marks_are_sorted_and_distinct() -> None:

@@ -11,7 +11,7 @@ def in_recurring_shapes(
     """`compute(x_T)`, in two parts where that spares a CPU the making of kernels.
 
     oneDNN makes a kernel for each shape of a bf16 product and of a GELU, which takes as long as a
-    small training step, and batches seldom repeat their number of tokens. A multiple of 16 or 64
+    small training step, and batches seldom repeat their number of tokens. A multiple of 16 or 32
     tokens, and the few that are left, do. What is evaluated has the same shapes in each epoch.
 
     Args:
@@ -19,7 +19,7 @@ def in_recurring_shapes(
         x_T: Packed tokens.
     """
     num_tokens = len(x_T)
-    cut = num_tokens - num_tokens % (64 if num_tokens >= 256 else 16)
+    cut = num_tokens - num_tokens % (32 if num_tokens >= 256 else 16)
     if 0 < cut < num_tokens and x_T.is_cpu and torch.is_grad_enabled():
         return torch.cat([compute(x_T[:cut]), compute(x_T[cut:])])
     return compute(x_T)
