@@ -15,8 +15,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.cluster import Placement, get_patiently
 from actors.extractor import ExtractorSpec
+from actors.faults import MAX_ATTEMPTS
 from actors.records import DeviceInfo, EpochEnd, EpochReport
-from actors.stream import MAX_ATTEMPTS, FeatureStream
+from actors.stream import FeatureStream
 from actors.trainer import HeadTrainer
 from bertvision_stream.backbone import BackboneWeights
 from bertvision_stream.checkpoint import Checkpoint

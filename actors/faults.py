@@ -12,6 +12,9 @@ from ray.exceptions import (
 from bertvision_stream.blocks import BlockKey
 from bertvision_stream.errors import StreamError, TrainerLostError
 
+# Of whatever fails: a block, an extractor's start, a position of a stream, an epoch.
+MAX_ATTEMPTS = 3
+
 
 class LostBlockError(Exception):
     """A trainer could not have a block, or not in its turn: deliver again from its position."""

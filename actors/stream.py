@@ -3,54 +3,27 @@
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import (
-    ObjectStoreFullError,
-    OutOfDiskError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import RayActorError
 
 from actors.extractor import ExtractorSpec
-from actors.faults import LostBlockError, cause_of, delivery_fault
+from actors.faults import MAX_ATTEMPTS, LostBlockError, cause_of, delivery_fault
+from actors.makers import BlockMakers, Made
 from actors.metrics import TELL_SECONDS, StreamMetrics
 from actors.progress import Progress
-from actors.records import Ack, DeviceInfo, EpochReport, Receipt
+from actors.records import Ack, DeviceInfo, EpochReport
 from bertvision_stream.blocks import BlockKey
 from bertvision_stream.budget import max_blocks
 from bertvision_stream.errors import StreamError, TrainerLostError
 from bertvision_stream.plan import Position, Reception, StreamPlan, StreamStats
-from bertvision_stream.pool import ExtractorPool, Lease
-from bertvision_stream.units import format_seconds
 from bertvision_stream.window import ByteWindow
 
 _log = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 3
-
-# An extractor works on one block while the next one waits at its door.
-CALLS_PER_EXTRACTOR = 2
-
-# A new extractor that is not ready after so long is spoken of, and again each time.
-NOTICE_SECONDS = 30.0
-
-# What is freed in a full object store is gone after at most about this long.
-FREEING_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A block in some object store. This actor, as the caller, owns it."""
-
-    ref: ray.ObjectRef
-    lease: Lease[ActorHandle]
 
 
 @dataclass(frozen=True)
@@ -59,7 +32,7 @@ class _Delivery:
 
     position: Position
     key: BlockKey
-    making: asyncio.Task[_Made]
+    making: asyncio.Task[Made]
 
 
 class FeatureStream:
@@ -97,27 +70,22 @@ class FeatureStream:
         show_progress: bool,
     ):
         self._plan = plan
-        self._spec = spec
-        self._num_extractors = num_extractors
+        self._makers = BlockMakers(plan, spec, num_extractors, stats)
         self._trainers = trainers
         self._show_progress = show_progress
         self._stats = stats
         stats.drop_all()
         self._metrics = StreamMetrics(tags, stats)
         self._waited_before = stats.extract_wait_seconds
-        self._pinned: dict[BlockKey, asyncio.Task[_Made]] = {}
+        self._pinned: dict[BlockKey, asyncio.Task[Made]] = {}
         self._window = ByteWindow(plan.budget.window_bytes, plan.max_blocks)
-        self._pool: ExtractorPool[ActorHandle] = ExtractorPool(
-            CALLS_PER_EXTRACTOR, plan.largest_bytes
-        )
-        self._num_started = 0
         self._producer: asyncio.Task[None] | None = None
         self._produced_until = -1  # the last epoch that the producer is to make blocks for
         self._upcoming: asyncio.Queue[_Delivery] = asyncio.Queue()
         self._next = Position(0, 0)  # of the first one in `_upcoming`
         self._released = asyncio.Event()  # of some delivery
         self._fault: Exception | None = None
-        self._background: set[asyncio.Task[Any]] = set()  # asyncio itself keeps tasks only weakly
+        self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> DeviceInfo:
         """Start the extractors.
@@ -128,9 +96,8 @@ class FeatureStream:
         Raises:
             StreamError: One of them could not be started.
         """
-        self._spawn(self._tell())
-        infos = await asyncio.gather(*(self.add_extractor() for _ in range(self._num_extractors)))
-        return infos[0]
+        self._telling = asyncio.create_task(self._tell())
+        return (await self._makers.start())[0]
 
     async def add_extractor(self) -> DeviceInfo:
         """Start one more extractor; blocks are given to it from the moment when it is ready.
@@ -138,26 +105,10 @@ class FeatureStream:
         Raises:
             StreamError: It could not be started, in bounded attempts.
         """
-        causes: list[str] = []
-        while len(causes) < MAX_ATTEMPTS:
-            number = self._num_started
-            self._num_started += 1
-            extractor = self._spec.start(number)
-            try:
-                info: DeviceInfo = await self._ready(extractor, number)
-            except RayError as error:
-                causes.append(cause_of(error))
-                continue
-            limit = int(info.store_bytes * self._plan.budget.store_share)
-            self._pool.add(extractor, info.node, limit=limit)
-            self._window.max_blocks = max(
-                self._plan.max_blocks, max_blocks(self._pool.num_extractors)
-            )
-            return info
-        raise StreamError(
-            f"an extractor could not be started in {MAX_ATTEMPTS} attempts; the causes, in order: "
-            + " | ".join(causes)
-        )
+        info = await self._makers.add_extractor()
+        most = max_blocks(self._makers.num_extractors)
+        self._window.max_blocks = max(self._window.max_blocks, most)
+        return info
 
     async def run_epoch(self, epoch: int, last_epoch: int) -> EpochReport:
         """Deliver one epoch, each after the one before; blocks of the next are made meanwhile.
@@ -204,7 +155,7 @@ class FeatureStream:
 
     async def stats(self) -> StreamStats:
         """Totals so far; answers while an epoch runs."""
-        self._stats.extract_wait_seconds = self._waited_before + self._pool.idle_seconds
+        self._stats.extract_wait_seconds = self._waited_before + self._makers.idle_seconds
         return self._stats
 
     async def _tell(self) -> None:
@@ -212,20 +163,6 @@ class FeatureStream:
         while True:
             self._metrics.tell(await self.stats())
             await asyncio.sleep(TELL_SECONDS)
-
-    async def _ready(self, extractor: ActorHandle, number: int) -> DeviceInfo:
-        """Wait for a new extractor, and say so where it takes long."""
-        start = time.perf_counter()
-        answer: asyncio.Future[DeviceInfo] = asyncio.ensure_future(extractor.info.remote())
-        while not (await asyncio.wait([answer], timeout=NOTICE_SECONDS))[0]:
-            _log.warning(
-                "extractor %d is not ready after %s; it wants %g CPU and %g GPU",
-                number,
-                format_seconds(time.perf_counter() - start),
-                self._spec.num_cpus,
-                self._spec.num_gpus,
-            )
-        return answer.result()
 
     async def _ask(self, method: str, *args: object) -> list[Any]:
         """Call a method of every trainer."""
@@ -260,13 +197,13 @@ class FeatureStream:
             await self._window.acquire(self._window_bytes(key))
             self._upcoming.put_nowait(_Delivery(position, key, self._making(position.epoch, key)))
 
-    def _making(self, epoch: int, key: BlockKey) -> asyncio.Task[_Made]:
+    def _making(self, epoch: int, key: BlockKey) -> asyncio.Task[Made]:
         """The making of a block, begun now or, for one that stays, in an earlier epoch."""
         making = self._pinned.get(key)
         if making is not None:
             self._stats.blocks_from_cache += 1
             return making
-        making = asyncio.create_task(self._make_in_turn(epoch, key))
+        making = asyncio.create_task(self._makers.make(epoch, key))
         if key in self._plan.budget.pinned:
             self._pinned[key] = making
         return making
@@ -341,20 +278,19 @@ class FeatureStream:
         self._window.release(self._window_bytes(key))
         self._released.set()
 
-    def _forget(self, key: BlockKey, making: asyncio.Task[_Made]) -> None:
+    def _forget(self, key: BlockKey, making: asyncio.Task[Made]) -> None:
         """The last ref of a block goes."""
         kept = False
         if making.exception() is None:
             lease = making.result().lease
-            self._pool.free(lease)
+            self._makers.free(lease)
             kept = lease.pinned
         self._stats.drop(self._plan.block_bytes[key], kept=kept)
 
     def _drop_lost_nodes(self) -> None:
         """Forget what lay on nodes that are gone: it is made again when it is next needed."""
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        for _ in range(self._pool.drop_nodes(alive)):
-            self._spawn(self._replace())
+        self._makers.drop_nodes(alive)
         for key, making in list(self._pinned.items()):
             if making.exception() is None and making.result().lease.node not in alive:
                 del self._pinned[key]
@@ -365,70 +301,7 @@ class FeatureStream:
         """Pinned blocks have bytes of their own in the budget; the others share the window."""
         return 0 if key in self._plan.budget.pinned else self._plan.block_bytes[key]
 
-    async def _make_in_turn(self, epoch: int, key: BlockKey) -> _Made:
-        self._stats.hold(self._plan.block_bytes[key])
-        with self._pool.turn() as turn:
-            return await self._make(epoch, key, turn)
 
-    async def _make(self, epoch: int, key: BlockKey, turn: int) -> _Made:
-        """Have the block made by an extractor, in bounded attempts."""
-        num_bytes = self._plan.block_bytes[key]
-        causes: list[str] = []
-        errors_left = MAX_ATTEMPTS
-        # A death may be none of the block's doing, and extractors can die all at once.
-        deaths_left = MAX_ATTEMPTS + self._num_extractors
-        while errors_left and deaths_left:
-            pin = key in self._plan.budget.pinned
-            lease = await self._pool.acquire(turn, num_bytes, pin=pin)
-            # Nothing is fetched here: the receipt is small, and stands for its block.
-            block: ray.ObjectRef
-            receipt_ref: ray.ObjectRef
-            block, receipt_ref = lease.extractor.extract.remote(key)
-            try:
-                receipt: Receipt = await receipt_ref
-            except RayError as error:
-                causes.append(cause_of(error))
-                _log.warning("block %s failed and is made again: %s", key, causes[-1])
-                if isinstance(error, RayTaskError):
-                    errors_left -= 1
-                else:
-                    deaths_left -= 1
-                self._stats.blocks_failed += 1
-                del block, receipt_ref
-                if isinstance(error, OutOfDiskError | ObjectStoreFullError):
-                    await asyncio.sleep(FREEING_SECONDS)
-                self._pool.free(lease)
-                self._after_failure(lease, error)
-                continue
-            self._pool.done(lease)
-            self._stats.count_extracted(epoch, self._plan.block_tokens[key], receipt.seconds)
-            if lease.pinned:
-                self._stats.keep(num_bytes)
-            return _Made(block, lease)
-        raise StreamError(
-            f"block {key} could not be made in {len(causes)} attempts; the causes, in order: "
-            + " | ".join(causes)
-        )
-
-    def _after_failure(self, lease: Lease[ActorHandle], error: RayError) -> None:
-        """An extractor that raised goes on; one that died is replaced, once."""
-        if isinstance(error, RayTaskError):
-            self._pool.done(lease)
-        elif self._pool.remove(lease.extractor):
-            self._spawn(self._replace())
-
-    async def _replace(self) -> None:
-        try:
-            await self.add_extractor()
-        except StreamError as error:
-            self._pool.fail(error)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-
-def _stays(making: asyncio.Task[_Made]) -> bool:
+def _stays(making: asyncio.Task[Made]) -> bool:
     """Whether a block is there, and kept for later epochs."""
     return making.done() and making.exception() is None and making.result().lease.pinned
