@@ -146,11 +146,8 @@ def measure_full_cache(repeats: int, keys: Sequence[str] = DEFAULTS) -> list[str
     for repeat in range(repeats):
         _, outcome = run_streamed(inputs, cache=inputs.epoch_bytes)
         streamed.append(outcome.seconds)
-        alone = (
-            ray.remote(HeadAlone)
-            .options(num_cpus=0)
-            .remote(inputs, int(ray.cluster_resources()["CPU"]))
-        )
+        cores = int(ray.cluster_resources()["CPU"])
+        alone = ray.remote(HeadAlone).options(num_cpus=0).remote(inputs, cores)
         extraction.append(ray.get(alone.extraction_seconds.remote()))
         ray.get(alone.start.remote())
         heads = [ray.get(alone.run_epoch.remote())[0] for _ in range(MANY_EPOCHS)]

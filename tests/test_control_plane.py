@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.control_plane import (
-    ENCODERS,
-    GPUS,
-    LAYOUTS,
-    Cost,
-    largest_gpu_rate,
-    smallest_block,
-)
+from benchmarks.control_plane import largest_gpu_rate, made_rate, smallest_block
 from benchmarks.do_nothing import BLOCK_BYTES, BLOCK_SHAPE, IdleTrainer
+from benchmarks.layouts import A100, BASE, LARGE
+from benchmarks.stream_cost import LAYOUTS, Cost
 from bertvision_stream.blocks import TRAIN, BlockKey
 from bertvision_stream.plan import Position, Reception
 
@@ -29,11 +24,10 @@ def test_rates_follow_from_cpu_time():
 
 
 def test_speeds_of_gpus_at_the_assumed_utilisation():
-    base, large = ENCODERS["BERT-base"], ENCODERS["BERT-large"]
     # 85 M and 302 M weights of the encoder layers, two operations for each, and the attention.
-    assert base.tokens_per_second(GPUS["A100"]) == pytest.approx(0.4 * 312e12 / 170e6, rel=0.05)
-    assert large.tokens_per_second(GPUS["A100"]) == pytest.approx(0.4 * 312e12 / 604e6, rel=0.05)
-    assert (base.token_bytes, large.token_bytes) == (13 * 768 * 2, 25 * 1024 * 2)
+    assert made_rate(BASE, A100) == pytest.approx(0.4 * 312e12 / 170e6, rel=0.05)
+    assert made_rate(LARGE, A100) == pytest.approx(0.4 * 312e12 / 604e6, rel=0.05)
+    assert (BASE.token_bytes(), LARGE.token_bytes()) == (13 * 768 * 2, 25 * 1024 * 2)
 
 
 def test_extractors_are_spread_evenly():
