@@ -6,8 +6,8 @@ TORCH_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACIT
 oneDNN and its wrapper keep a kernel for each shape of a matrix product, 1,024 of them by default,
 and packed batches hardly ever repeat a shape: each extractor grew by 10 MiB a second, up to
 gigabytes. 32 are as fast and take 100 MiB. Not for head trainers: to make the kernel of a small
-product takes longer than to run it, and their shapes recur (`heads.recurring`). With 32
-kernels an epoch of cached CoLA or RTE took 1.3 to 1.5 times as long.
+product takes longer than to run it, and their shapes recur (`heads.recurring`). Before, cached
+epochs of CoLA and of RTE took 1.5 times as long.
 """
 
 SHARED_CORES = {"GOMP_SPINCOUNT": "1000"}
