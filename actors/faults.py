@@ -1,5 +1,7 @@
 """What an error of Ray's means for a stream, and one line for people."""
 
+from collections.abc import Sequence
+
 from ray.exceptions import (
     ObjectLostError,
     ObjectStoreFullError,
@@ -20,14 +22,20 @@ class LostBlockError(Exception):
     """A trainer could not have a block, or not in its turn: deliver again from its position."""
 
 
-def delivery_fault(key: BlockKey, error: BaseException) -> Exception:
-    """What a failed delivery means: a lost block, a lost trainer, or a trainer's own failure."""
+def delivery_fault(keys: Sequence[BlockKey], error: BaseException) -> Exception:
+    """What a failed delivery means: a lost block, a lost trainer, or a trainer's own failure.
+
+    Args:
+        keys: The blocks that were delivered together.
+        error: What came in the place of their acknowledgements.
+    """
+    among = f"block {keys[0]}" if len(keys) == 1 else f"one of {', '.join(map(str, keys))}"
     if isinstance(error, ObjectLostError):
-        return LostBlockError(f"block {key} was lost with its node")
+        return LostBlockError(f"{among} was lost with its node")
     if isinstance(error, RayActorError):
-        return TrainerLostError(f"a head trainer was lost at block {key}: {cause_of(error)}")
+        return TrainerLostError(f"a head trainer was lost at {among}: {cause_of(error)}")
     cause = cause_of(error) if isinstance(error, RayError) else repr(error)
-    return StreamError(f"a head trainer failed on block {key}: {cause}")
+    return StreamError(f"a head trainer failed on {among}: {cause}")
 
 
 def cause_of(error: RayError) -> str:

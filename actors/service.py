@@ -12,7 +12,7 @@ from actors.crew import make_crew
 from actors.records import DeviceInfo, EpochEnd
 from bertvision_stream.backbone import BackboneWeights
 from bertvision_stream.blocks import TRAIN
-from bertvision_stream.budget import Budget, max_blocks, plan_budget
+from bertvision_stream.budget import Budget, plan_budget
 from bertvision_stream.checkpoint import Checkpoint
 from bertvision_stream.codecs import BlockFormat
 from bertvision_stream.corpus import Corpus
@@ -110,7 +110,6 @@ def plan_stream(
             num_nodes=num_nodes,
             num_extractors=num_extractors,
         ),
-        max_blocks=max_blocks(num_extractors),
     )
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ from actors.metrics import TELL_SECONDS, StreamMetrics
 from actors.progress import Progress
 from actors.records import Ack, DeviceInfo, EpochReport
 from bertvision_stream.blocks import BlockKey
-from bertvision_stream.budget import max_blocks
 from bertvision_stream.errors import StreamError, TrainerLostError
 from bertvision_stream.plan import Position, Reception, StreamPlan, StreamStats
 from bertvision_stream.window import ByteWindow
@@ -40,9 +40,10 @@ class FeatureStream:
 
     A producer walks through the plan, over the borders of epochs. For each block it waits until the
     window has room, then has it made by an idle extractor, or takes it from the cache. A consumer
-    follows in the same order: once a block is made, every trainer is told to consume it, and the
-    stream's own ref is dropped. A block's bytes count from before it is made until all trainers
-    have acknowledged it. This actor, as the caller, owns the blocks: they survive their extractor.
+    follows in the same order: once a block is made, every trainer is told to consume it, with those
+    behind it that are made as well, and the stream's own refs are dropped. A block's bytes count
+    from before it is made until all trainers have acknowledged it. This actor, as the caller, owns
+    the blocks: they survive their extractor.
 
     Trainers know the position that they have reached. After any fault the stream asks them, and
     delivers from the earliest position on; who has consumed a delivery before recognises it. A
@@ -78,10 +79,11 @@ class FeatureStream:
         self._metrics = StreamMetrics(tags, stats)
         self._waited_before = stats.extract_wait_seconds
         self._pinned: dict[BlockKey, asyncio.Task[Made]] = {}
-        self._window = ByteWindow(plan.budget.window_bytes, plan.max_blocks)
+        self._window = ByteWindow(plan.budget.window_bytes, plan.most_in_flight(num_extractors))
         self._producer: asyncio.Task[None] | None = None
         self._produced_until = -1  # the last epoch that the producer is to make blocks for
-        self._upcoming: asyncio.Queue[_Delivery] = asyncio.Queue()
+        self._upcoming: deque[_Delivery] = deque()
+        self._produced = asyncio.Event()  # of some delivery
         self._next = Position(0, 0)  # of the first one in `_upcoming`
         self._released = asyncio.Event()  # of some delivery
         self._fault: Exception | None = None
@@ -106,7 +108,7 @@ class FeatureStream:
             StreamError: It could not be started, in bounded attempts.
         """
         info = await self._makers.add_extractor()
-        most = max_blocks(self._makers.num_extractors)
+        most = self._plan.most_in_flight(self._makers.num_extractors)
         self._window.max_blocks = max(self._window.max_blocks, most)
         return info
 
@@ -138,7 +140,7 @@ class FeatureStream:
                 )
             await self._produce_from(start, last_epoch)
             try:
-                await self._deliver(epoch, start)
+                await self._deliver(epoch)
                 break
             except LostBlockError as fault:
                 causes.append(str(fault))
@@ -178,8 +180,8 @@ class FeatureStream:
             return
         if self._producer is not None:
             self._producer.cancel()
-        while not self._upcoming.empty():
-            await self._discard(self._upcoming.get_nowait())
+        while self._upcoming:
+            await self._discard(self._upcoming.popleft())
         self._drop_lost_nodes()
         self._fault = None
         self._next = start
@@ -195,7 +197,8 @@ class FeatureStream:
                 self._released.clear()
                 await self._released.wait()
             await self._window.acquire(self._window_bytes(key))
-            self._upcoming.put_nowait(_Delivery(position, key, self._making(position.epoch, key)))
+            self._upcoming.append(_Delivery(position, key, self._making(position.epoch, key)))
+            self._produced.set()
 
     def _making(self, epoch: int, key: BlockKey) -> asyncio.Task[Made]:
         """The making of a block, begun now or, for one that stays, in an earlier epoch."""
@@ -208,16 +211,15 @@ class FeatureStream:
             self._pinned[key] = making
         return making
 
-    async def _deliver(self, epoch: int, start: Position) -> None:
-        """Push an epoch's blocks from `start` on, and wait until all are acknowledged."""
+    async def _deliver(self, epoch: int) -> None:
+        """Push what is left of an epoch's blocks, and wait until all are acknowledged."""
         progress = Progress(self._plan, epoch, self._stats, shown=self._show_progress)
         settling: set[asyncio.Task[None]] = set()
+        end = Position(epoch, len(self._plan.sequence(epoch)))
         try:
-            for _ in range(start.index, len(self._plan.sequence(epoch))):
-                settling.add(await self._push(progress))
+            while self._next < end and self._fault is None:
+                settling.add(await self._push(end, progress))
                 settling = {task for task in settling if not task.done()}
-                if self._fault is not None:
-                    break
         finally:
             await asyncio.gather(*settling, return_exceptions=True)
             progress.close()
@@ -225,40 +227,59 @@ class FeatureStream:
             raise self._fault
         self._next = Position(epoch + 1, 0)
 
-    async def _push(self, progress: Progress) -> asyncio.Task[None]:
-        """Tell every trainer to consume the next block; in a method so that no local outlives it.
+    async def _push(self, end: Position, progress: Progress) -> asyncio.Task[None]:
+        """Tell every trainer to consume the next block, with those behind it that are made as well.
+
+        In a method so that no local outlives it, which would keep blocks.
+
+        Args:
+            end: Where to stop.
+            progress: Is told what was consumed.
 
         Returns:
             What waits for their acknowledgements.
         """
-        delivery = await self._upcoming.get()
-        self._next = delivery.position.next
-        made = await delivery.making
+        while not self._upcoming:
+            self._produced.clear()
+            await self._produced.wait()
+        await self._upcoming[0].making
+        deliveries: list[_Delivery] = []
+        while self._next < end and len(deliveries) < self._plan.blocks_at_once:
+            if not (self._upcoming and _is_made(self._upcoming[0].making)):
+                break
+            deliveries.append(self._upcoming.popleft())
+            self._next = deliveries[-1].position.next
+        names = [(delivery.position, delivery.key) for delivery in deliveries]
+        refs = [delivery.making.result().ref for delivery in deliveries]
         acks: list[ray.ObjectRef] = [
-            trainer.consume.remote(delivery.position, delivery.key, made.ref)
-            for trainer in self._trainers
+            trainer.consume_all.remote(names, *refs) for trainer in self._trainers
         ]
-        return asyncio.create_task(self._settle(delivery, acks, progress))
+        return asyncio.create_task(self._settle(deliveries, acks, progress))
 
     async def _settle(
-        self, delivery: _Delivery, acks: list[ray.ObjectRef], progress: Progress
+        self, deliveries: Sequence[_Delivery], acks: list[ray.ObjectRef], progress: Progress
     ) -> None:
-        """Wait for all trainers, then give the block's bytes back; keep the first fault."""
-        answers: list[Ack | BaseException] = await asyncio.gather(*acks, return_exceptions=True)
-        self._release(delivery)
-        losses = []
+        """Wait for all trainers, then give the blocks' bytes back; keep the first fault."""
+        answers: list[list[Ack] | BaseException]
+        answers = await asyncio.gather(*acks, return_exceptions=True)
+        for delivery in deliveries:
+            self._release(delivery)
+        keys = [delivery.key for delivery in deliveries]
+        consumed = []
         for answer in answers:
             if isinstance(answer, BaseException):
-                self._fault = self._fault or delivery_fault(delivery.key, answer)
-                continue
-            if answer.reception is Reception.TOO_EARLY:
-                why = f"block {delivery.key} was {answer.reception.value}"
-                self._fault = self._fault or LostBlockError(why)
-            self._stats.train_seconds += answer.busy_seconds
-            self._stats.train_wait_seconds += answer.wait_seconds
-            losses.append(answer.mean_loss)
-        if losses:
-            progress.advance(delivery.key, sum(losses) / len(losses))
+                self._fault = self._fault or delivery_fault(keys, answer)
+            else:
+                consumed.append(answer)
+        for key, *of_trainers in zip(keys, *consumed, strict=True):
+            for ack in of_trainers:
+                if ack.reception is Reception.TOO_EARLY:
+                    why = f"block {key} was {ack.reception.value}"
+                    self._fault = self._fault or LostBlockError(why)
+                self._stats.train_seconds += ack.busy_seconds
+                self._stats.train_wait_seconds += ack.wait_seconds
+            if of_trainers:
+                progress.advance(key, sum(ack.mean_loss for ack in of_trainers) / len(of_trainers))
 
     async def _discard(self, delivery: _Delivery) -> None:
         """A block made ahead that nobody is to be given."""
@@ -281,7 +302,7 @@ class FeatureStream:
     def _forget(self, key: BlockKey, making: asyncio.Task[Made]) -> None:
         """The last ref of a block goes."""
         kept = False
-        if making.exception() is None:
+        if _is_made(making):
             lease = making.result().lease
             self._makers.free(lease)
             kept = lease.pinned
@@ -292,7 +313,7 @@ class FeatureStream:
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         self._makers.drop_nodes(alive)
         for key, making in list(self._pinned.items()):
-            if making.exception() is None and making.result().lease.node not in alive:
+            if _is_made(making) and making.result().lease.node not in alive:
                 del self._pinned[key]
                 self._forget(key, making)
                 self._stats.blocks_lost += 1
@@ -304,4 +325,8 @@ class FeatureStream:
 
 def _stays(making: asyncio.Task[Made]) -> bool:
     """Whether a block is there, and kept for later epochs."""
-    return making.done() and making.exception() is None and making.result().lease.pinned
+    return _is_made(making) and making.result().lease.pinned
+
+
+def _is_made(making: asyncio.Task[Made]) -> bool:
+    return making.done() and making.exception() is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import ray
@@ -106,6 +106,15 @@ class HeadTrainer:
     def position(self) -> Position:
         """The next delivery that it wants."""
         return self._training.position
+
+    def consume_all(
+        self, deliveries: Sequence[tuple[Position, BlockKey]], *blocks: EncodedBlock
+    ) -> list[Ack]:
+        """Consume blocks, one after the other: a call costs as much for one as for several."""
+        return [
+            self.consume(position, key, encoded)
+            for (position, key), encoded in zip(deliveries, blocks, strict=True)
+        ]
 
     def consume(self, position: Position, key: BlockKey, encoded: EncodedBlock) -> Ack:
         """Train or evaluate on one block; when this returns, nothing of the block is kept."""

@@ -3,6 +3,7 @@
 Of the processes of a benchmark only the driver loads torch: tens of these actors share few cores.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,12 @@ class IdleTrainer:
     def position(self) -> Position:
         return self._at
 
-    def consume(self, position: Position, key: BlockKey, block: np.ndarray) -> Ack:
+    def consume_all(
+        self, deliveries: Sequence[tuple[Position, BlockKey]], *blocks: np.ndarray
+    ) -> list[Ack]:
+        return [self.consume(position, key) for position, key in deliveries]
+
+    def consume(self, position: Position, key: BlockKey) -> Ack:
         reception = Reception.CONSUMED
         if position > self._at:
             reception = Reception.TOO_EARLY

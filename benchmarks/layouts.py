@@ -12,7 +12,7 @@ import numpy as np
 
 from bertvision_stream.backbone import load_tokenizer
 from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.budget import max_blocks, plan_budget
+from bertvision_stream.budget import plan_budget
 from bertvision_stream.codecs import BlockFormat, Codec
 from bertvision_stream.config import load_settings
 from bertvision_stream.cost_model import (
@@ -329,7 +329,6 @@ def stream_plan(
         block_bytes=sizes,
         block_tokens=tokens,
         budget=budget,
-        max_blocks=max_blocks(num_extractors),
     )
 
 

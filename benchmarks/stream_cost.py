@@ -28,7 +28,7 @@ from benchmarks.do_nothing import (
 )
 from benchmarks.processes import cpu_time, thread_times
 from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.budget import max_blocks, plan_budget
+from bertvision_stream.budget import plan_budget
 from bertvision_stream.plan import StreamPlan, StreamStats
 
 NUM_NODES = 4
@@ -205,7 +205,6 @@ def _plan(layout: Layout) -> StreamPlan:
         block_bytes=block_bytes,
         block_tokens=dict.fromkeys(keys, 1),
         budget=budget,
-        max_blocks=max_blocks(layout.extractors),
     )
 
 

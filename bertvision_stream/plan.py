@@ -5,7 +5,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from bertvision_stream.blocks import BlockKey, epoch_sequence
-from bertvision_stream.budget import Budget
+from bertvision_stream.budget import Budget, max_blocks
+
+# A call costs a trainer's node some 2 ms, about a fifth of the time that a small block trains.
+# Large ones are worth calls of their own, and may have to cross the network first.
+BLOCKS_AT_ONCE = 8
+BYTES_AT_ONCE = 128 * 2**20
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -45,7 +50,6 @@ class StreamPlan:
         block_bytes: Bytes of each block.
         block_tokens: Tokens of each block.
         budget: How many bytes may exist, and which blocks are kept.
-        max_blocks: Most blocks in flight at once.
     """
 
     seed: int
@@ -56,7 +60,6 @@ class StreamPlan:
     block_bytes: Mapping[BlockKey, int]
     block_tokens: Mapping[BlockKey, int]
     budget: Budget
-    max_blocks: int
 
     def sequence(self, epoch: int) -> list[BlockKey]:
         """The deliveries of an epoch (counted from 0), in order."""
@@ -74,6 +77,15 @@ class StreamPlan:
     def largest_bytes(self) -> int:
         """Bytes of the largest block."""
         return max(self.block_bytes.values())
+
+    @property
+    def blocks_at_once(self) -> int:
+        """Most blocks that a trainer is given in one call, which takes as long as for one."""
+        return min(max(BYTES_AT_ONCE // self.largest_bytes, 1), BLOCKS_AT_ONCE)
+
+    def most_in_flight(self, num_extractors: int) -> int:
+        """Most blocks being made, waiting or delivered: what keeps all actors busy."""
+        return max_blocks(num_extractors) + 2 * (self.blocks_at_once - 1)
 
 
 @dataclass

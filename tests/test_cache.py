@@ -55,7 +55,6 @@ def plan_of(
         block_bytes=block_bytes,
         block_tokens=block_tokens,
         budget=budget,
-        max_blocks=8,
     )
 
 

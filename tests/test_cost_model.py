@@ -13,7 +13,7 @@ from tiny import random_lengths, tiny_classifier
 from torch.utils.flop_counter import FlopCounterMode
 
 from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.budget import max_blocks, plan_budget
+from bertvision_stream.budget import plan_budget
 from bertvision_stream.cost_model import (
     GIGABIT_BYTES,
     EpochWork,
@@ -63,7 +63,6 @@ def plan_of(*, cache: int, num_epochs: int = 4) -> StreamPlan:
         block_bytes=sizes,
         block_tokens=dict(zip(keys, tokens, strict=True)),
         budget=budget,
-        max_blocks=max_blocks(2),
     )
 
 

@@ -68,7 +68,7 @@ def test_an_epoch_within_the_look_ahead(
     heads = {"head": settings_of("extract.codec=bf16", "backbone.dtype=bf16")}
     plan = plan_of(heads["head"], few, cluster, num_extractors=2)
     assert plan.num_epochs > 1
-    assert len(plan.block_bytes) < plan.max_blocks
+    assert len(plan.block_bytes) < plan.most_in_flight(num_extractors=2)
     outcome = stream(plan, heads, few, weights, num_extractors=2)
     assert_same_numbers(outcome, heads, few, weights)
     assert_made_as_planned(outcome, plan)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -22,7 +22,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 from actors.records import Ack, DeviceInfo, EpochEnd, Receipt
 from actors.stream import FeatureStream
 from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.budget import max_blocks, plan_budget
+from bertvision_stream.budget import plan_budget
 from bertvision_stream.errors import TrainerLostError
 from bertvision_stream.plan import Position, Reception, StreamPlan, StreamStats
 
@@ -71,7 +71,7 @@ class Actor:
         try:
             answer.set_result(work())
         except ObjectLostError as error:
-            answer.set_exception(error)
+            answer.set_exception(error.with_traceback(None))  # whose frames hold blocks
 
     def die(self) -> None:
         self.alive = False
@@ -114,13 +114,18 @@ class Trainer(Actor):
         self.at = Position(epoch, 0)
         self.consumed = consumed
         self.position = Remote(lambda: self.ask(lambda: self.at))
-        self.consume = Remote(lambda *args: self.ask(lambda: self._consume(*args)))
+        self.consume_all = Remote(lambda *args: self.ask(lambda: self._consume_all(*args)))
         self.end_epoch = Remote(lambda epoch: self.ask(lambda: self._end_epoch(epoch)))
 
-    def _consume(self, position: Position, key: BlockKey, block: Block) -> Ack:
-        assert block.key == key
-        if block.node not in self.world.stores:
-            raise ObjectLostError("ref", None, "here")
+    def _consume_all(
+        self, deliveries: Sequence[tuple[Position, BlockKey]], *blocks: Block
+    ) -> list[Ack]:
+        assert [block.key for block in blocks] == [key for _, key in deliveries]
+        if any(block.node not in self.world.stores for block in blocks):
+            raise ObjectLostError("ref", None, "here")  # before the call begins
+        return [self._consume(position, key) for position, key in deliveries]
+
+    def _consume(self, position: Position, key: BlockKey) -> Ack:
         reception = Reception.CONSUMED
         if position != self.at:
             early = position > self.at
@@ -180,7 +185,6 @@ class World:
             block_bytes=sizes,
             block_tokens=sizes,
             budget=budget,
-            max_blocks=max_blocks(NUM_EXTRACTORS),
         )
 
     def start(self, index: int) -> Extractor:

@@ -45,7 +45,6 @@ def plan_of(*, same_order: bool) -> StreamPlan:
         block_bytes=num_bytes,
         block_tokens=num_bytes,
         budget=budget,
-        max_blocks=1,
     )
 
 
