@@ -24,13 +24,18 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from bertvision_stream.blocks import micro_batches
+from bertvision_stream.blocks import MAX_PADDING, micro_batches
+from bertvision_stream.devices import attention_of_any_shape
 from bertvision_stream.errors import BackboneError
 from bertvision_stream.hub import hub_reachable
 
 # Padded tokens of one forward pass. A CPU is fastest while activations stay in its caches; a GPU
 # wants more.
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+
+# Padding allowed in one. A GPU is told of each operation by a CPU, which takes as long for a few
+# tokens as for thousands: fewer passes with more padding are faster there.
+MAX_PADDING_ON = {"cpu": MAX_PADDING, "cuda": 1.0}
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -234,6 +239,7 @@ class Backbone:
         self.dtype = dtype
         self.num_layers, self.hidden_size = hidden_shape(model.config)
         self.micro_batch_tokens = MICRO_BATCH_TOKENS[device.type]
+        self.max_padding = MAX_PADDING_ON[device.type]
         self._has_token_types = getattr(model.config, "type_vocab_size", 0) > 1
 
     @torch.inference_mode()
@@ -259,15 +265,21 @@ class Backbone:
         )
         logits = []
         first = 0
-        for run in micro_batches(lengths_B, max_tokens=self.micro_batch_tokens):
+        runs = micro_batches(
+            lengths_B, max_tokens=self.micro_batch_tokens, max_padding=self.max_padding
+        )
+        for run in runs:
             lengths = lengths_B[run]
             last = first + int(lengths.sum())
             mask = np.arange(lengths[-1]) < lengths[:, None]  # [b, S]
-            output = self.model(
-                attention_mask=self._to_device(mask.astype(np.int64)),
-                output_hidden_states=True,
-                **self.padded_inputs(mask, input_ids_T[first:last], token_type_ids_T[first:last]),
-            )
+            with attention_of_any_shape(self.device):
+                output = self.model(
+                    attention_mask=self._to_device(mask.astype(np.int64)),
+                    output_hidden_states=True,
+                    **self.padded_inputs(
+                        mask, input_ids_T[first:last], token_type_ids_T[first:last]
+                    ),
+                )
             # Indices from the host: a mask on the device would make a GPU wait at every layer.
             real_t = None if mask.all() else self._to_device(np.flatnonzero(mask))
             for layer, states_bSD in enumerate(output.hidden_states):

@@ -19,7 +19,8 @@ CHUNK_EXAMPLES = 1000
 # stratum. A cache that pins whole strata is then hit evenly through every epoch (see cache.py).
 NUM_STRATA = 8
 
-# Padding allowed inside a micro-batch, as a share of its real tokens.
+# Padding allowed inside a micro-batch, as a share of its real tokens, where little is gained by
+# larger ones.
 MAX_PADDING = 0.04
 
 
@@ -133,22 +134,25 @@ def epoch_sequence(
     return [BlockKey(TRAIN, int(i)) for i in order] + list(validation)
 
 
-def micro_batches(lengths: np.ndarray, *, max_tokens: int) -> list[slice]:
+def micro_batches(
+    lengths: np.ndarray, *, max_tokens: int, max_padding: float = MAX_PADDING
+) -> list[slice]:
     """Cut ascending lengths into runs for one padded forward pass each.
 
-    A run ends where one more example would bring its padding above `MAX_PADDING` of its real
+    A run ends where one more example would bring its padding above `max_padding` of its real
     tokens, or its padded size above `max_tokens` (a single example may pass that).
 
     Args:
         lengths: int64 [B], ascending.
         max_tokens: Most tokens of a run, padding included.
+        max_padding: Most padding of a run, as a share of its real tokens.
     """
     runs: list[slice] = []
     first, real = 0, 0
     for i, length in enumerate(lengths.tolist()):
         padded = (i + 1 - first) * length
         if i > first and (
-            padded > max_tokens or padded - real - length > MAX_PADDING * (real + length)
+            padded > max_tokens or padded - real - length > max_padding * (real + length)
         ):
             runs.append(slice(first, i))
             first, real = i, 0

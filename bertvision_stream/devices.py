@@ -2,8 +2,10 @@
 
 import ctypes
 import platform
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # mallopt(3)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -18,6 +20,19 @@ def pick_dtype(setting: str, device: torch.device) -> torch.dtype:
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def attention_of_any_shape(device: torch.device) -> AbstractContextManager[None]:
+    """Attention by kernels that take any shape, as hardly two micro-batches have the same.
+
+    On recent GPUs torch prefers cuDNN's, which are made for a shape when it is first met: an H200
+    extracted 12,000 tokens of BERT-base a second with them, and 82,000 without.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
 
 
 def keep_freed_memory() -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from bertvision_stream.backbone import has_token_logits, model_logits
 from bertvision_stream.data import TokenStore
-from bertvision_stream.devices import pick_dtype
+from bertvision_stream.devices import attention_of_any_shape, pick_dtype
 from bertvision_stream.losses import example_loss, span_loss
 
 WARMUP_RATIO = 0.1
@@ -125,7 +125,8 @@ def finetune(
         # A worker without a row still takes part in the exchange of gradients, with weight zero.
         own_or_any = own if len(own) else rows[:1]
         inputs, labels, real_t = _padded(store, own_or_any, model.config, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        mixed = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
+        with attention_of_any_shape(device), mixed:
             logits = model_logits(wrapped(**inputs), real_t)
         if has_token_logits(model):
             lengths_b = torch.from_numpy(store.lengths[own_or_any]).to(device)

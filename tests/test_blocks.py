@@ -195,6 +195,9 @@ def test_micro_batches_are_as_long_as_the_limits_allow():
         slice(0, 4),
         slice(4, 5),
     ]
+    assert micro_batches(np.array([25, 25, 25, 26, 40]), max_tokens=999, max_padding=0.5) == [
+        slice(0, 5)
+    ]
 
 
 @pytest.mark.parametrize("task", GLUE_TASKS)

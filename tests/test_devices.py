@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bertvision_stream.devices import pick_dtype
+from bertvision_stream.devices import attention_of_any_shape, pick_dtype
 
 # Page faults of ten tensors of 48 MiB, one after another: before and after.
 SCRIPT = """
@@ -66,3 +66,13 @@ def test_auto_takes_bf16_on_a_gpu_that_is_fast_at_it(
 ):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert pick_dtype("auto", torch.device("cuda")) == expected
+
+
+def test_attention_on_a_gpu_is_not_by_kernels_made_for_one_shape():
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    with attention_of_any_shape(torch.device("cpu")):
+        assert torch.backends.cuda.cudnn_sdp_enabled() == allowed
+    with attention_of_any_shape(torch.device("cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == allowed
