@@ -8,6 +8,7 @@ import torch
 
 from bertvision_stream.codecs import EncodedBlock, decode, scales_tensor, stored_tensor
 from bertvision_stream.corpus import packed_positions
+from bertvision_stream.device_copy import to_device
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class OpenBlock:
         dtype: torch.dtype,
     ):
         scales = scales_tensor(encoded)
-        self._stored = stored_tensor(encoded).to(device)
+        self._stored = to_device(stored_tensor(encoded), device)
         self._scales = None if scales is None else scales.to(device)
         self._lengths_B = lengths_B
         self._starts_B = np.cumsum(lengths_B) - lengths_B
