@@ -47,8 +47,9 @@ HEADS: Mapping[str, tuple[str, ...]] = {
 class Job:
     """Heads and the blocks that they are trained on, each block made once."""
 
-    def __init__(self, task: Task, precision: str):
+    def __init__(self, task: Task, precision: str, device: torch.device = CPU):
         self.task = task
+        self.device = device
         self.corpus = make_corpus(task)
         # Validation says the opposite of training: patience ends, and the first epoch is chosen.
         self.extractor: RandomExtractor = ScaledValidation(self.corpus, factor=-1.0)
@@ -61,7 +62,8 @@ class Job:
         self._blocks: dict[object, EncodedBlock] = {}
 
     def start(self) -> HeadTraining:
-        return make_training(self.corpus, self.task, self.settings, shape_of(self.task), device=CPU)
+        shape = shape_of(self.task)
+        return make_training(self.corpus, self.task, self.settings, shape, device=self.device)
 
     def run_epoch(self, training: HeadTraining) -> None:
         epoch = training.position.epoch
