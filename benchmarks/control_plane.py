@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from benchmarks.do_nothing import BLOCK_BYTES
 from benchmarks.layouts import (
     A100,
-    ASSUMED,
     BASE,
     BLOCK_TOKENS,
     FASTEST,
@@ -90,7 +89,7 @@ def smallest_block(blocks_per_second: float, *, gpu_rate: float, num_gpus: int) 
 
 
 def made_rate(shape: Shape, gpu: Gpu) -> float:
-    """Tokens a second that a GPU makes, at the assumed utilisation."""
+    """Tokens a second that a GPU is assumed to make."""
     return Run(rows=QQP, shape=shape, gpu=gpu, num_gpus=1).made_rate
 
 
@@ -153,7 +152,7 @@ def _block_table(costs: Mapping[Layout, Cost]) -> list[str]:
 def _gpu_table(costs: Mapping[Layout, Cost]) -> list[str]:
     one, many = costs[MANY_EXTRACTORS].core_rate, costs[MANY_OF_BOTH].core_rate
     lines = [
-        f"What GPUs can do on QQP, at {ASSUMED.utilisation:.0%} of their published dense bf16 peak "
+        f"What GPUs can do on QQP, by the assumptions of docs/scaling.md "
         f"and without copies, and the smallest block with which {NUM_GPUS} of them do not wait for "
         f"the stream:",
         "",

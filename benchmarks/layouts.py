@@ -180,21 +180,38 @@ BASE, LARGE = _shape("bert-base"), _shape("bert-large")
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no data sheet says.
+    """What no data sheet says. Most of it was measured on one GPU (`benchmarks.gpu`), and rounded.
 
     Attributes:
-        utilisation: Share of a GPU's speed that a forward pass gets.
-        heads_utilisation: Share that the heads' products get, which are narrow.
-        copy_bytes_per_second: Between a GPU and the object store of its node, each way.
-        step_seconds: Of a training step of no heads, whatever its tokens.
-        head_step_seconds: What each head adds to that.
+        utilisation: Share of a GPU's speed that forward passes get of a GPU that is not fast;
+            assumed.
+        extractor_flops_per_second: What forward passes get of the fastest at most, as a CPU has to
+            issue their operations; measured on an H200.
+        heads_utilisation: Share that the heads' products get, which are narrow; assumed.
+        copy_bytes_per_second: Between a GPU and the object store of its node, each way; measured
+            likewise.
+        step_seconds: Of a training step of no heads, whatever its tokens; measured likewise.
+        head_step_seconds: What each head adds to that, likewise.
+        span_head_step_seconds: The same, where answers are spans.
     """
 
     utilisation: float = 0.4
+    extractor_flops_per_second: float = 120e12
     heads_utilisation: float = 0.1
     copy_bytes_per_second: float = 10e9
-    step_seconds: float = 1e-3
-    head_step_seconds: float = 0.2e-3
+    step_seconds: float = 2e-3
+    head_step_seconds: float = 0.6e-3
+    span_head_step_seconds: float = 2.2e-3
+
+    def forward_flops_per_second(self, gpu: Gpu) -> float:
+        """What an extractor's forward passes do on a GPU."""
+        return min(gpu.flops_per_second * self.utilisation, self.extractor_flops_per_second)
+
+    def seconds_of_step(self, rows: Rows, heads: int) -> float:
+        """Of a training step of so many heads, besides copies and products."""
+        spans = rows.settings.per_token
+        each = self.span_head_step_seconds if spans else self.head_step_seconds
+        return self.step_seconds + heads * each
 
 
 ASSUMED = Assumptions()
@@ -224,7 +241,7 @@ class Layout:
         """Tokens a second of one extractor."""
         return extract_tokens_per_second(
             forward_flops=self.shape.flops(self.rows),
-            flops_per_second=self.gpu.flops_per_second * self.assumed.utilisation,
+            flops_per_second=self.assumed.forward_flops_per_second(self.gpu),
             token_bytes=self.shape.token_bytes(self.codec),
             copy_bytes_per_second=self.assumed.copy_bytes_per_second,
         )
@@ -246,7 +263,7 @@ class Layout:
             flops_per_second=self.gpu.flops_per_second * assumed.heads_utilisation,
             token_bytes=self.shape.token_bytes(self.codec),
             copy_bytes_per_second=assumed.copy_bytes_per_second,
-            step_seconds=assumed.step_seconds + heads * assumed.head_step_seconds,
+            step_seconds=assumed.seconds_of_step(self.rows, heads),
             step_tokens=self.rows.settings.batch_size * self.rows.example_tokens,
         )
 

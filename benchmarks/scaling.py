@@ -66,6 +66,7 @@ def render() -> str:
         "percent": lambda value: f"{100 * value:.0f} %",
     }
     one = Layout(rows=QQP, shape=LARGE, gpu=A100, num_gpus=1)
+    one_int8 = replace(one, codec="int8")
     return environment.get_template("scaling.md.j2").render(
         assumed=ASSUMED,
         copy=f"{ASSUMED.copy_bytes_per_second / 1e9:g} GB/s",
@@ -76,7 +77,9 @@ def render() -> str:
         qqp=QQP,
         squad=SQUAD,
         one=one,
-        one_int8=replace(one, codec="int8"),
+        one_int8=one_int8,
+        copy_share=_copy_share(one),
+        copy_share_int8=_copy_share(one_int8),
         one_l4=replace(one, gpu=L4),
         fastest=FASTEST,
         finetune_seconds=3 * QQP.train_tokens / one.made_rate,
@@ -294,24 +297,34 @@ def travel_table() -> str:
 
 
 def sensitivity_table() -> str:
-    header = ["", "8 x T4", "1 x L4", "8 x L4", "64 x A100", "8 x A100, 64 heads"]
+    header = ["", "8 x T4", "1 x L4", "8 x L4", "1 x A100", "64 x A100", "8 x A100, 64 heads"]
     cases = {"as assumed": ASSUMED}
     for share in (0.2, 0.6):
         cases[f"forward passes get {share:.0%}"] = replace(ASSUMED, utilisation=share)
     for rate in (5, 20, 40):
         cases[f"copies of {rate} GB/s"] = replace(ASSUMED, copy_bytes_per_second=rate * 1e9)
+    slower = replace(ASSUMED, extractor_flops_per_second=60e12)
+    cases["an extractor does 60 TFLOP/s at most"] = slower
     for word, factor in (("half", 0.5), ("three times", 3)):
         cases[f"steps take {word} the time"] = replace(
             ASSUMED,
             step_seconds=factor * ASSUMED.step_seconds,
             head_step_seconds=factor * ASSUMED.head_step_seconds,
+            span_head_step_seconds=factor * ASSUMED.span_head_step_seconds,
         )
     cases["heads' products get 3%"] = replace(ASSUMED, heads_utilisation=0.03)
     rows = []
     for name, assumed in cases.items():
         layouts = [
             Layout(rows=QQP, shape=LARGE, gpu=gpu, num_gpus=n, heads=heads, assumed=assumed)
-            for gpu, n, heads in ((T4, 8, 1), (L4, 1, 1), (L4, 8, 1), (A100, 64, 1), (A100, 8, 64))
+            for gpu, n, heads in (
+                (T4, 8, 1),
+                (L4, 1, 1),
+                (L4, 8, 1),
+                (A100, 1, 1),
+                (A100, 64, 1),
+                (A100, 8, 64),
+            )
         ]
         rows.append([name, *(_epoch(each, first=True) for each in layouts)])
     return _grid(header, rows)
@@ -321,6 +334,12 @@ def _epoch(layout: Layout, *, first: bool) -> str:
     """Its seconds, and the stage that bounds it."""
     epoch = layout.epoch(first=first)
     return f"{_short(epoch.total)} {LETTERS[epoch.bottleneck]}"
+
+
+def _copy_share(layout: Layout) -> float:
+    """Of a trainer's time."""
+    copying = layout.shape.token_bytes(layout.codec) / layout.assumed.copy_bytes_per_second
+    return copying * layout.train_rate
 
 
 def _name(rows: Rows, shape: Shape) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.control_plane import largest_gpu_rate, made_rate, smallest_block
 from benchmarks.do_nothing import BLOCK_BYTES, BLOCK_SHAPE, IdleTrainer
-from benchmarks.layouts import A100, BASE, LARGE
+from benchmarks.layouts import A100, BASE, H100, L4, LARGE
 from benchmarks.stream_cost import LAYOUTS, Cost
 from bertvision_stream.blocks import TRAIN, BlockKey
 from bertvision_stream.plan import Position, Reception
@@ -23,10 +23,11 @@ def test_rates_follow_from_cpu_time():
     assert (cost.core_rate, cost.thread_rate) == (500, 1000)
 
 
-def test_speeds_of_gpus_at_the_assumed_utilisation():
+def test_speeds_of_gpus_as_assumed():
     # 85 M and 302 M weights of the encoder layers, two operations for each, and the attention.
-    assert made_rate(BASE, A100) == pytest.approx(0.4 * 312e12 / 170e6, rel=0.05)
-    assert made_rate(LARGE, A100) == pytest.approx(0.4 * 312e12 / 604e6, rel=0.05)
+    for gpu, speed in ((L4, 0.4 * 121e12), (A100, 120e12), (H100, 120e12)):
+        assert made_rate(BASE, gpu) == pytest.approx(speed / 170e6, rel=0.05)
+        assert made_rate(LARGE, gpu) == pytest.approx(speed / 604e6, rel=0.05)
     assert (BASE.token_bytes(), LARGE.token_bytes()) == (13 * 768 * 2, 25 * 1024 * 2)
 
 
