@@ -33,6 +33,7 @@ class Section:
             headings of the first two levels.
         settings: `key=value` settings that it measures with.
         others: What else it was told, for people.
+        needs_gpu: Whether it can be measured on a machine with a GPU alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Section:
     measure: Callable[[int], list[str]]
     settings: tuple[str, ...] = ()
     others: str = ""
+    needs_gpu: bool = False
 
 
 def write_section(path: Path, section: Section, *, command: str, repeats: int) -> None:

@@ -4,7 +4,7 @@
 
 writes `benchmarks/RESULTS.md`, section by section; those that are not asked for stay as they are.
 Needs the extra `bench` (`pip install -e '.[demo,bench]'`), and for BERTVision's dump of CoLA 13 GB
-in the folder for temporary files (`TMPDIR`).
+in the folder for temporary files (`TMPDIR`). The section `gpu` is left out where there is no GPU.
 """
 
 import argparse
@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from benchmarks import (
     control_plane,
     cost_check,
     extraction,
+    gpu,
     peer_times,
     stacked_heads,
     sweeps,
@@ -74,6 +77,7 @@ def make_sections(options: argparse.Namespace) -> list[Section]:
         _trials(options),
         _trials_on_base(options),
         *(Section(*each) for each in OTHERS),
+        Section("gpu", "GPU against what docs/scaling.md assumes", gpu.measure, needs_gpu=True),
     ]
 
 
@@ -154,7 +158,21 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Section
     sections = [section for section in sections if section.name in chosen]
     for section in sections:
         _check_settings(parser, section, options)
-    return options, sections
+    return options, _without_gpu(parser, sections, named=options.sections is not None)
+
+
+def _without_gpu(
+    parser: argparse.ArgumentParser, sections: list[Section], *, named: bool
+) -> list[Section]:
+    """Those that can be measured here; one that cannot is an error where it was asked for."""
+    if torch.cuda.is_available():
+        return sections
+    for section in sections:
+        if section.needs_gpu and named:
+            parser.error(f"--sections={section.name}: there is no GPU here that torch can use")
+        if section.needs_gpu:
+            print(f"{section.name}: left out, as there is no GPU here that torch can use")
+    return [section for section in sections if not section.needs_gpu]
 
 
 def _check_settings(

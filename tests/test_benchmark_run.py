@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from benchmarks.run import merged, parse_options
 
@@ -25,6 +26,20 @@ def test_sections_can_be_picked() -> None:
     _, sections = parse_options(["--sections", "trials,score", "--tasks", "rte,mrpc"])
     assert [s.name for s in sections] == ["score", "score", "trials"]
     assert [s.title.partition(":")[0] for s in sections[:2]] == ["rte", "mrpc"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_needs_a_gpu_is_left_out_where_there_is_none(
+    there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    _, sections = parse_options([])
+    assert ("gpu" in [section.name for section in sections]) == there
+    assert ("gpu: left out, as there is no GPU here" in capsys.readouterr().out) != there
+    if there:
+        assert [s.name for s in parse_options(["--sections", "gpu"])[1]] == ["gpu"]
+    else:
+        assert "--sections=gpu: there is no GPU here" in refused(capsys, "--sections", "gpu")
 
 
 def test_settings_of_the_user_come_last() -> None:

@@ -1,0 +1,251 @@
+"""What one GPU does of a run, part by part: forward passes, extractors, copies, trainers.
+
+Backbones have the shape of BERT-base and BERT-large and made-up weights; examples have made-up
+tokens, and lengths with the mean and the spread that were counted for `docs/scaling.md`.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+import torch
+from transformers import BertConfig
+
+from benchmarks.layouts import GPUS, Gpu, Rows, Shape
+from bertvision_stream.backbone import Backbone
+from bertvision_stream.blocks import TRAIN, BlockKey, micro_batches
+from bertvision_stream.calibration import made_up_model
+from bertvision_stream.codecs import Codec, EncodedBlock, stored_tensor
+from bertvision_stream.config import load_settings
+from bertvision_stream.corpus import Corpus
+from bertvision_stream.data import TokenStore
+from bertvision_stream.device_copy import to_device
+from bertvision_stream.devices import attention_of_any_shape, pick_dtype
+from bertvision_stream.extract import BlockExtractor
+from bertvision_stream.heads import HeadShape
+from bertvision_stream.plan import Position
+from bertvision_stream.training import make_training
+
+VOCABULARY = BertConfig().vocab_size
+HEAD_SIZE = 64  # of an attention head, in every BERT
+EXTRACTOR_THREADS = 2  # as many calls as an extractor's actor takes at once
+
+Call = Callable[[], object]
+
+
+def known_gpu(name: str) -> Gpu | None:
+    """The GPU of that name, as the driver gives it, with its data sheet's speed."""
+    if "H200" in name:  # the same chip as an H100 SXM's, with more memory
+        name = "H100 80GB HBM3"
+    if "H100" in name and "HBM3" not in name:  # on PCIe it is slower
+        return None
+    words = {gpu.name.partition(" ")[0]: gpu for gpu in GPUS}
+    found = [gpu for word, gpu in words.items() if word in name.replace("-", " ").split()]
+    return found[0] if found else None
+
+
+def sample_lengths(rows: Rows, num_tokens: int, *, seed: int = 0) -> np.ndarray:
+    """Lengths of about so many tokens, int64 [N]: gamma variates with the rows' two moments."""
+    mean = rows.example_tokens
+    spread = mean * (rows.attended - mean)  # E[s^2] - E[s]^2
+    drawn = np.random.default_rng(seed).gamma(
+        mean**2 / spread, spread / mean, math.ceil(num_tokens / mean)
+    )
+    return drawn.round().clip(4, rows.settings.max_length).astype(np.int64)
+
+
+def sample_corpus(rows: Rows, *, num_tokens: int, block_tokens: int, seed: int = 0) -> Corpus:
+    """Training blocks of about so many tokens."""
+    lengths = sample_lengths(rows, num_tokens, seed=seed)
+    ids = np.random.default_rng(1).integers(1000, VOCABULARY, lengths.sum())
+    labels = np.arange(len(lengths)) % 2
+    store = TokenStore(
+        input_ids=ids.astype(np.int32),
+        token_type_ids=np.zeros(len(ids), dtype=np.uint8),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        labels=np.stack([labels, labels], axis=1) if rows.settings.per_token else labels,
+    )
+    return Corpus.pack({TRAIN: store}, block_tokens=block_tokens, seed=seed)
+
+
+def make_backbone(rows: Rows, shape: Shape, device: torch.device) -> Backbone:
+    """Of that shape, in the dtype that a run takes."""
+    config = BertConfig(
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.num_layers - 1,
+        num_attention_heads=max(1, shape.hidden_size // HEAD_SIZE),
+        intermediate_size=shape.intermediate_size,
+    )
+    model = made_up_model(config, rows.settings)
+    return Backbone(model, device=device, dtype=pick_dtype("auto", device))
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(calls: Iterable[Call], device: torch.device) -> list[float]:
+    """Of each call, until the device is done; the first one warms up and does not count."""
+    found = []
+    for call in calls:
+        wait(device)
+        start = time.perf_counter()
+        call()
+        wait(device)
+        found.append(time.perf_counter() - start)
+    return found[1:]
+
+
+def block_keys(corpus: Corpus) -> list[BlockKey]:
+    return [block.key for block in corpus.blocks[TRAIN]]
+
+
+def count_tokens(corpus: Corpus) -> int:
+    return sum(block.num_tokens for block in corpus.blocks[TRAIN])
+
+
+def forward_alone(backbone: Backbone, corpus: Corpus) -> Call:
+    """The model on all micro-batches, which are on the device beforehand; nothing is kept."""
+    batches = []
+    for block in corpus.blocks[TRAIN]:
+        ids, types = corpus.packed_tokens(block)
+        first = 0
+        for run in _runs(backbone, block.lengths):
+            lengths = block.lengths[run]
+            last = first + int(lengths.sum())
+            mask = np.arange(lengths[-1]) < lengths[:, None]
+            inputs = dict(backbone.padded_inputs(mask, ids[first:last], types[first:last]))
+            attended = torch.from_numpy(mask.astype(np.int64)).to(backbone.device)
+            batches.append(inputs | {"attention_mask": attended})
+            first = last
+
+    @torch.inference_mode()
+    def run_all() -> None:
+        with attention_of_any_shape(backbone.device):
+            for batch in batches:
+                backbone.model(**batch)
+
+    return run_all
+
+
+def passes(backbone: Backbone, corpus: Corpus) -> tuple[int, int]:
+    """Forward passes of all blocks, and the padded tokens in them, real ones included."""
+    sizes = [
+        len(lengths) * int(lengths[-1])
+        for block in corpus.blocks[TRAIN]
+        for lengths in (block.lengths[run] for run in _runs(backbone, block.lengths))
+    ]
+    return len(sizes), sum(sizes)
+
+
+def _runs(backbone: Backbone, lengths_B: np.ndarray) -> list[slice]:
+    return micro_batches(
+        lengths_B, max_tokens=backbone.micro_batch_tokens, max_padding=backbone.max_padding
+    )
+
+
+def extraction(backbone: Backbone, corpus: Corpus, codec: Codec, *, stored: bool = False) -> Call:
+    """A call that extracts all blocks, from as many threads as in a run.
+
+    Args:
+        backbone: The encoder.
+        corpus: Blocks.
+        codec: How they are encoded.
+        stored: Whether each block also goes to Ray's object store.
+    """
+    extractor = BlockExtractor(backbone, corpus, codec)
+
+    def one(key: BlockKey) -> None:
+        encoded = extractor.extract(key)
+        if stored:
+            ray.put(encoded)
+
+    def run_all() -> None:
+        with ThreadPoolExecutor(EXTRACTOR_THREADS) as threads:
+            list(threads.map(one, block_keys(corpus)))
+
+    return run_all
+
+
+def copies(num_bytes: int, device: torch.device, repeats: int) -> Mapping[str, list[float]]:
+    """Bytes a second of copies of a block of that size, by what is copied."""
+    on_device = torch.randint(0, 100, (num_bytes,), dtype=torch.int8, device=device)
+    pageable = on_device.cpu()
+    pinned = torch.empty_like(pageable, pin_memory=device.type == "cuda")
+    nothing = np.empty(0, dtype=np.float32)
+    block = EncodedBlock(hidden=pageable.numpy(), scales=nothing, logits=nothing)
+    stored = stored_tensor(ray.get(ray.put(block)))
+    calls: dict[str, Call] = {
+        "GPU to pinned memory": lambda: pinned.copy_(on_device, non_blocking=True),
+        "GPU to pageable memory": lambda: pageable.copy_(on_device),
+        "pinned memory to the object store": lambda: ray.put(pinned.numpy()),
+        "object store to GPU, as a trainer does": lambda: to_device(stored, device),
+        "object store to GPU, by the driver alone": lambda: on_device.copy_(stored),
+        "pageable memory to GPU": lambda: on_device.copy_(pageable),
+        "pinned memory to GPU": lambda: on_device.copy_(pinned, non_blocking=True),
+    }
+    return {
+        name: [num_bytes / seconds for seconds in seconds_of([call] * (repeats + 1), device)]
+        for name, call in calls.items()
+    }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Tokens and steps of the calls, and the seconds of each."""
+
+    tokens: int
+    steps: float
+    seconds: list[float]
+
+
+def training(
+    rows: Rows,
+    shape: Shape,
+    corpus: Corpus,
+    blocks: Sequence[EncodedBlock],
+    *,
+    heads: int,
+    device: torch.device,
+    repeats: int,
+) -> Trained:
+    """Heads trained on blocks from the object store, as a trainer is given them.
+
+    Args:
+        rows: The task.
+        shape: Of the backbone.
+        corpus: What the blocks are of: its first ones.
+        blocks: Encoded.
+        heads: How many.
+        device: Where they compute.
+        repeats: Times that all blocks are consumed.
+    """
+    task = rows.settings
+    settings = load_settings([f"task={task.name}", "train.epochs=100000"]).for_task(task.name)
+    head_shape = HeadShape(
+        shape.num_layers, shape.hidden_size, task.num_labels, task.max_length, task.per_token
+    )
+    of_heads = {f"{i}": settings.model_copy(update={"seed": i}) for i in range(heads)}
+    trained = make_training(corpus, task, of_heads, head_shape, device=device)
+    positions = itertools.count()
+
+    def consume() -> None:
+        for key, encoded in zip(block_keys(corpus), blocks, strict=False):
+            trained.consume(Position(0, next(positions)), key, encoded)
+
+    seconds = seconds_of([consume] * (repeats + 1), device)
+    if len(trained.active) < heads:
+        raise RuntimeError("a head diverged on made-up hidden states")
+    chosen = corpus.blocks[TRAIN][: len(blocks)]
+    return Trained(
+        tokens=sum(block.num_tokens for block in chosen),
+        steps=sum(block.num_examples for block in chosen) / settings.train.batch_size,
+        seconds=seconds,
+    )
