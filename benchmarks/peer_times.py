@@ -51,13 +51,19 @@ class DifferentLossesError(Exception):
 
 
 def measure(
-    repeats: int, *, names: Sequence[str], marks: Sequence[int], keys: Sequence[str]
+    repeats: int,
+    *,
+    names: Sequence[str],
+    once: Sequence[str],
+    marks: Sequence[int],
+    keys: Sequence[str],
 ) -> list[str]:
     """Peers in turns, each with a process of its own and the same backbone, rows, head and threads.
 
     Args:
         repeats: Turns.
         names: Of `PEERS`, `BASELINE` among them.
+        once: Those of them that take part in the first turn alone, as they take long.
         marks: Epochs after which times are compared, ascending; the last is how many are run.
         keys: Settings.
 
@@ -70,6 +76,8 @@ def measure(
     runs: dict[str, list[Run]] = {name: [] for name in names}
     for turn in range(repeats):
         for name in names:
+            if turn and name in once:
+                continue
             run = Run(*run_peer(name, [*keys, f"train.epochs={marks[-1]}"], PeerOutcome))
             runs[name].append(run)
             seconds = run.outcome.work_seconds(marks[-1])
@@ -95,7 +103,7 @@ def tables(runs: dict[str, list[Run]], marks: Sequence[int]) -> list[str]:
     """Medians of each peer, and ratios to the streamed runs with a full cache and with none.
 
     Args:
-        runs: By name of the peer, one a turn.
+        runs: By name of the peer, one a turn; some may lack the later turns.
         marks: See `measure`.
     """
     usual = USUAL_EPOCHS if USUAL_EPOCHS in marks else marks[-1]
@@ -114,12 +122,16 @@ def tables(runs: dict[str, list[Run]], marks: Sequence[int]) -> list[str]:
     def ratio(name: str, base: str, of: Callable[[Run], float]) -> str:
         return "1" if name == base else with_spread(ratios(values(name, of), values(base, of)))
 
-    times = [[PEERS[name], *(f"{median(name, of):.1f} s" for of in columns)] for name in runs]
+    def label(name: str) -> str:
+        fewer = len(runs[name]) < len(runs[BASELINE])
+        return PEERS[name] + (f" ({len(runs[name])} of the turns)" if fewer else "")
+
+    times = [[label(name), *(f"{median(name, of):.1f} s" for of in columns)] for name in runs]
     heads = ["", *map(epochs, marks), f"from the command to {epochs(usual)}"]
     relative = []
     for base in (BASELINE, UNCACHED):
         if base in runs:
-            rows = [[PEERS[name], *(ratio(name, base, of) for of in columns)] for name in runs]
+            rows = [[label(name), *(ratio(name, base, of) for of in columns)] for name in runs]
             relative += [
                 f"Ratios to *{PEERS[base]}*: medians of those within a turn (least to largest).",
                 "",
@@ -130,7 +142,7 @@ def tables(runs: dict[str, list[Run]], marks: Sequence[int]) -> list[str]:
     metric = next(iter(last))
     costs = [
         [
-            PEERS[name],
+            label(name),
             f"{median(name, lambda run: run.first_step_seconds):.1f} s",
             f"{median(name, lambda run: run.observed.cpu_seconds):.1f} s",
             format_bytes(median(name, lambda run: run.observed.peak_bytes)),

@@ -100,8 +100,11 @@ def cpu_model() -> str:
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Each to that of the same turn: a shared machine is not always as fast."""
-    return [value / other for value, other in zip(values, base, strict=True)]
+    """Each to that of the same turn: a shared machine is not always as fast.
+
+    Of the turns from the first on that both have.
+    """
+    return [value / other for value, other in zip(values, base, strict=False)]
 
 
 def with_spread(values: Sequence[float], unit: str = "") -> str:

@@ -86,7 +86,7 @@ def _peers(task: str, options: argparse.Namespace) -> Section:
     return Section(
         "peers",
         f"{task}: one head, and what users would do instead",
-        partial(peer_times.measure, names=options.peers, marks=marks, keys=keys),
+        partial(peer_times.measure, names=options.peers, once=options.once, marks=marks, keys=keys),
         keys,
         f"Epochs: {', '.join(map(str, marks))} of one run of {marks[-1]}",
     )
@@ -135,6 +135,9 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Section
         "--peers", type=_names, default=peers, help=f"of the section peers: {', '.join(peers)}"
     )
     parser.add_argument(
+        "--once", type=_names, default=(), help="peers that take part in the first turn alone"
+    )
+    parser.add_argument(
         "--epochs", type=_counts, default=(1, 3, 5, 10), help="of the section peers (1,3,5,10)"
     )
     parser.add_argument(
@@ -146,6 +149,9 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Section
     if options.repeats < 1:
         parser.error(f"--repeats={options.repeats}: at least 1")
     _refuse_unknown(parser, "--peers", options.peers, peers)
+    _refuse_unknown(
+        parser, "--once", options.once, [n for n in options.peers if n != peer_times.BASELINE]
+    )
     if peer_times.BASELINE not in options.peers:
         parser.error(f"--peers lacks {peer_times.BASELINE}, which the others are compared with")
     for key in (setting.partition("=")[0] for setting in options.keys):

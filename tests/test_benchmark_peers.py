@@ -87,6 +87,14 @@ def test_ratios_are_medians_over_turns_with_their_spread() -> None:
     assert any("After 2: the best" in line and "1.60 of the time" in line for line in lines)
 
 
+def test_a_peer_of_the_first_turn_alone_is_compared_with_that_turn() -> None:
+    runs = {"stream-cached": [run(4.0), run(8.0)], "ray-data": [run(12.0)]}
+    lines = tables(runs, [1])
+    seconds, relative, _ = cells(lines, "Ray Data, recomputed in every epoch (1 of the turns)")
+    assert (seconds[0], relative[0]) == ("12.0 s", "3.00")
+    assert cells(lines, "streamed, all blocks cached")[0][0] == "6.0 s"
+
+
 def test_the_start_is_counted_at_five_epochs_where_these_are_a_mark() -> None:
     runs = {"stream-cached": [run(*[1.0] * 10)]}
     assert "| from the command to 5 epochs |" in "\n".join(tables(runs, [1, 5, 10]))

@@ -62,6 +62,7 @@ def test_marks_are_sorted_and_distinct() -> None:
         (["--sections", "peers,pears"], r"--sections=pears: known are peers, score, trials"),
         (["--peers", "stream-cached,spark"], r"--peers=spark: known are stream-cached, "),
         (["--peers", "dump"], r"--peers lacks stream-cached"),
+        (["--once", "stream-cached"], r"--once=stream-cached: known are stream-half, "),
         (["--epochs", "0,5"], r"'0,5' are not whole numbers above 0, such as 1,3,5"),
         (["--trials", "four"], r"'four' are not whole numbers"),
         (["--repeats", "0"], r"--repeats=0: at least 1"),
