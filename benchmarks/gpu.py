@@ -10,15 +10,23 @@ Needs a GPU; starts a Ray cluster for its object store, and ends it, unless ther
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import ray
 import torch
-from scipy.optimize import nnls
 
 from actors.cluster import connect
+from benchmarks.gpu_model import (
+    CASES,
+    CODECS,
+    Case,
+    Found,
+    assumed_rate,
+    assumed_table,
+    fitted_table,
+    gigabytes,
+    grid,
+)
 from benchmarks.gpu_parts import (
     EXTRACTOR_THREADS,
     Trained,
@@ -34,29 +42,15 @@ from benchmarks.gpu_parts import (
     seconds_of,
     training,
 )
-from benchmarks.layouts import (
-    ASSUMED,
-    BASE,
-    BLOCK_TOKENS,
-    LARGE,
-    QQP,
-    SQUAD,
-    Assumptions,
-    Gpu,
-    Layout,
-    Rows,
-    Shape,
-)
+from benchmarks.layouts import BLOCK_TOKENS, LARGE, Gpu
 from bertvision_stream.backbone import Backbone
 from bertvision_stream.codecs import Codec
 from bertvision_stream.corpus import Corpus
 from bertvision_stream.devices import keep_freed_memory
 from bertvision_stream.extract import BlockExtractor
-from bertvision_stream.report import markdown_grid
 
 SAMPLE_TOKENS = 98_304
 HEADS = (1, 16, 64)
-CODECS: tuple[Codec, ...] = ("bf16", "int8")
 # Tokens of a block, padded tokens of a forward pass, padding allowed in it.
 SIZES = (
     (8192, 16_384, 0.04),
@@ -71,31 +65,6 @@ COPIED_BYTES = BLOCK_TOKENS * LARGE.token_bytes()
 PRODUCT = 8192  # rows, depth and columns of the matrix product whose speed is the ceiling
 
 Grid = list[list[str]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Rows on a backbone."""
-
-    rows: Rows
-    shape: Shape
-
-    def __str__(self) -> str:
-        task = {"qqp": "QQP", "squad_v2": "SQuAD 2.0"}[self.rows.task]
-        return f"{task}, {self.shape.name.removeprefix('BERT-')}"
-
-
-CASES = tuple(Case(rows, shape) for rows in (QQP, SQUAD) for shape in (BASE, LARGE))
-
-
-@dataclass
-class Found:
-    """What was measured: tokens a second by case (and codec), and what trainers did."""
-
-    forward: dict[Case, float]
-    extracted: dict[tuple[Case, Codec], float]
-    trained: dict[tuple[Case, Codec, int], Trained]
-    copied: Mapping[str, list[float]]
 
 
 def measure(
@@ -140,11 +109,11 @@ def _lines(
     found = Found({}, {}, {}, copies(COPIED_BYTES, device, repeats))
     yield from ["", f"**Copies** of {COPIED_BYTES / 1e6:,.0f} MB, one at a time:", ""]
     rows = [
-        [name, _gigabytes(statistics.median(rates)), f"{_gigabytes(min(rates))} to "
-         f"{_gigabytes(max(rates))}"]
+        [name, gigabytes(statistics.median(rates)), f"{gigabytes(min(rates))} to "
+         f"{gigabytes(max(rates))}"]
         for name, rates in found.copied.items()
     ]  # fmt: skip
-    yield from _grid(["", "GB/s", "lowest to highest"], rows)
+    yield from grid(["", "GB/s", "lowest to highest"], rows)
 
     forward, extract, sizes, train = [], [], [], []
     for case in cases:
@@ -169,7 +138,7 @@ def _lines(
         del backbone, extractor
     yield from ["", "**Forward passes alone**, from inputs that are on the GPU:", ""]
     header = ["", "tokens/s", "TFLOP/s", "of the data sheet's", "tokens a pass", "padding"]
-    yield from _grid(header, forward)
+    yield from grid(header, forward)
     yield from [
         "",
         f"**Extractors**: {EXTRACTOR_THREADS} threads, as in a run; up to the block in host "
@@ -178,22 +147,22 @@ def _lines(
         "",
     ]
     header = ["", "forward alone", "copy", "extractor", "of the bound", "to the object store"]
-    yield from _grid(header, extract)
+    yield from grid(header, extract)
     yield from [
         "",
         "**Sizes**: tokens/s of an extractor in bf16, by tokens of a block / padded tokens of a "
         "forward pass at most / padding allowed in it:",
         "",
     ]
-    yield from _grid(["", *(f"{b:,} / {m:,} / {p:.0%}" for b, m, p in SIZES)], sizes)
+    yield from grid(["", *(f"{b:,} / {m:,} / {p:.0%}" for b, m, p in SIZES)], sizes)
     yield from ["", "**Trainers**, blocks from the object store:", ""]
     header = ["", "heads", "tokens/s", "ms a step", "ms a step and head", "as assumed, tokens/s"]
-    yield from _grid([*header, "measured / assumed"], train)
+    yield from grid([*header, "measured / assumed"], train)
     if gpu is not None:
         yield from ["", "**Against docs/scaling.md**: measured / assumed.", ""]
-        yield from _assumed_table(cases, gpu, found)
+        yield from assumed_table(cases, gpu, found)
         yield from ["", "**The assumptions, beside what comes closest to this**:", ""]
-        yield from _fitted_table(cases, gpu, found)
+        yield from fitted_table(cases, gpu, found)
 
 
 def _corpora(case: Case, num_tokens: int, block_tokens: int, repeats: int) -> list[Corpus]:
@@ -273,97 +242,6 @@ def _train_row(
     return [*row, f"{assumed:,.0f}", f"{rate / assumed:.2f}"]
 
 
-def _assumed_table(cases: Sequence[Case], gpu: Gpu, found: Found) -> Iterator[str]:
-    header = ["", "forward", *(f"extractor, {codec}" for codec in CODECS)]
-    header += [f"{h} head{'s' if h > 1 else ''}, {codec}" for codec in CODECS for h in HEADS]
-    rows = []
-    for case in cases:
-        ratios = [found.forward[case] / _layout(case, gpu, "bf16").made_rate]
-        ratios += [
-            found.extracted[case, codec] / _layout(case, gpu, codec).extract_rate
-            for codec in CODECS
-        ]
-        for codec in CODECS:
-            for heads in HEADS:
-                trained = found.trained[case, codec, heads]
-                rate = trained.tokens / statistics.median(trained.seconds)
-                ratios.append(rate / assumed_rate(case, codec, heads, trained, gpu))
-        rows.append([str(case), *(f"{ratio:.2f}" for ratio in ratios)])
-    yield from _grid(header, rows)
-
-
-def _fitted_table(cases: Sequence[Case], gpu: Gpu, found: Found) -> Iterator[str]:
-    shares = [
-        found.forward[case] * case.shape.flops(case.rows) / gpu.flops_per_second for case in cases
-    ]
-    speeds = [rate * case.shape.flops(case.rows) for (case, _), rate in found.extracted.items()]
-    made = [rate * case.shape.token_bytes(codec) for (case, codec), rate in found.extracted.items()]
-    fitted = fit_trainers(gpu, found.trained)
-    assumed_speed = ASSUMED.forward_flops_per_second(gpu)
-    rows = [
-        ["a forward pass alone, of the data sheet's",
-         f"{assumed_speed / gpu.flops_per_second:.0%}",
-         f"{min(shares):.0%} to {max(shares):.0%}"],
-        ["an extractor, TFLOP/s", _tera(assumed_speed),
-         f"{_tera(min(speeds))} to {_tera(max(speeds))}"],
-        ["an extractor, GB/s to the object store", _gigabytes(ASSUMED.copy_bytes_per_second),
-         f"{_gigabytes(min(made))} to {_gigabytes(max(made))}"],
-        ["copies to a trainer, GB/s", _gigabytes(ASSUMED.copy_bytes_per_second),
-         _gigabytes(fitted.copy_bytes_per_second)],
-        ["a step, ms", _milli(ASSUMED.step_seconds), _milli(fitted.step_seconds)],
-        ["a head's step, ms", _milli(ASSUMED.head_step_seconds),
-         _milli(fitted.head_step_seconds)],
-        ["a head's step where answers are spans, ms", _milli(ASSUMED.span_head_step_seconds),
-         _milli(fitted.span_head_step_seconds)],
-    ]  # fmt: skip
-    yield from _grid(["", "assumed", "measured"], rows)
-
-
-def fit_trainers(gpu: Gpu, trained: Mapping[tuple[Case, Codec, int], Trained]) -> Assumptions:
-    """The assumptions with which `Layout.train_rate` comes closest to what trainers took.
-
-    Seconds are a sum of what copies, products, steps and heads' steps take: least squares of their
-    relative errors, with products as assumed and none of the others below zero.
-    """
-    rows, left = [], []
-    for (case, codec, heads), each in trained.items():
-        seconds = statistics.median(each.seconds)
-        spans = case.rows.settings.per_token
-        work = (
-            each.tokens * case.shape.token_bytes(codec),
-            each.steps,
-            each.steps * heads * (not spans),
-            each.steps * heads * spans,
-        )
-        flops = each.tokens * heads * case.shape.adapter_flops
-        products = flops / (gpu.flops_per_second * ASSUMED.heads_utilisation)
-        rows.append(np.array(work) / seconds)
-        left.append(1 - products / seconds)
-    matrix = np.stack(rows)
-    scale = matrix.max(axis=0)
-    scale[scale == 0] = 1  # no rows of that kind
-    per_byte, step, head_step, span_head_step = nnls(matrix / scale, np.array(left))[0] / scale
-    return replace(
-        ASSUMED,
-        copy_bytes_per_second=1 / max(float(per_byte), 1e-15),
-        step_seconds=float(step),
-        head_step_seconds=float(head_step),
-        span_head_step_seconds=float(span_head_step),
-    )
-
-
-def assumed_rate(case: Case, codec: Codec, heads: int, trained: Trained, gpu: Gpu) -> float:
-    """Tokens a second that a trainer is assumed to take, on batches as long as those measured."""
-    rows = case.rows
-    example_tokens = trained.tokens / (trained.steps * rows.settings.batch_size)
-    rows = replace(rows, sample_tokens=round(example_tokens * rows.sample_examples))
-    return _layout(replace(case, rows=rows), gpu, codec, heads).train_rate
-
-
-def _layout(case: Case, gpu: Gpu, codec: Codec, heads: int = 1) -> Layout:
-    return Layout(rows=case.rows, shape=case.shape, gpu=gpu, num_gpus=1, codec=codec, heads=heads)
-
-
 def _product_speed(device: torch.device, repeats: int) -> float:
     """Operations a second of one large product in bf16."""
     left, right = (
@@ -388,22 +266,6 @@ def _name(device: torch.device) -> str:
 def _word(device: torch.device) -> str:
     gpu = known_gpu(_name(device))
     return gpu.dtype if gpu else "bf16"
-
-
-def _gigabytes(rate: float) -> str:
-    return f"{rate / 1e9:.3g}"
-
-
-def _tera(rate: float) -> str:
-    return f"{rate / 1e12:.0f}"
-
-
-def _milli(seconds: float) -> str:
-    return f"{1e3 * seconds:.2g}"
-
-
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return markdown_grid([("", name) for name in header], [list(row) for row in rows]).split("\n")
 
 
 def main() -> int:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
+
 from benchmarks.processes import cpu_time, memory, process_tree
 
 # A process's last moments are not seen, nor a peak between two looks.
@@ -23,6 +25,7 @@ class Observed:
         began: Unix time.
         wall_seconds: Until it ended.
         cpu_seconds: Of all its processes together.
+        cpu_at: What that was at some times: Unix time and CPU seconds, ascending.
         peak_bytes: Most proportional set size of all its processes together, heap and shared
             memory; what the system caches of files does not count.
     """
@@ -32,12 +35,19 @@ class Observed:
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int
+    cpu_at: tuple[tuple[float, float], ...] = ()
+
+    def cpu_seconds_until(self, time: float) -> float:
+        """CPU time of all processes together at a Unix time, between two looks at them."""
+        times, seconds = zip((self.began, 0.0), *self.cpu_at, strict=True)
+        return float(np.interp(time, times, seconds))
 
 
 class _Watch(threading.Thread):
     def __init__(self, pid: int):
         super().__init__(daemon=True)
         self.cpu: dict[int, float] = {}
+        self.cpu_at: list[tuple[float, float]] = []
         self.peak_bytes = 0
         self._pid = pid
         self._over = threading.Event()
@@ -51,6 +61,7 @@ class _Watch(threading.Thread):
                     sizes = memory(pid)
                     total += sizes.private + sizes.shared
             self.peak_bytes = max(self.peak_bytes, total)
+            self.cpu_at.append((time.time(), sum(self.cpu.values())))
 
     def end(self) -> None:
         self._over.set()
@@ -80,4 +91,6 @@ def observe(command: Sequence[str], environment: Mapping[str, str]) -> Observed:
         raise RuntimeError(
             f"{' '.join(command)} ended with {process.returncode}:\n{output[-2000:]}"
         )
-    return Observed(output, began, seconds, sum(watch.cpu.values()), watch.peak_bytes)
+    return Observed(
+        output, began, seconds, sum(watch.cpu.values()), watch.peak_bytes, tuple(watch.cpu_at)
+    )

@@ -40,6 +40,10 @@ class Run:
         """From the command to the end of an epoch: Python, rows, Ray and its actors, a dump."""
         return self.outcome.ended(epochs) - self.observed.began
 
+    def cpu_seconds(self, epochs: int) -> float:
+        """Of all processes, from the command to the end of an epoch."""
+        return self.observed.cpu_seconds_until(self.outcome.ended(epochs))
+
     @property
     def first_step_seconds(self) -> float:
         """From the command to the first epoch."""
@@ -140,11 +144,12 @@ def tables(runs: dict[str, list[Run]], marks: Sequence[int]) -> list[str]:
             ]
     last = runs[BASELINE][0].outcome.scores[-1]
     metric = next(iter(last))
+    cpu_times: list[Callable[[Run], float]] = [partial(Run.cpu_seconds, epochs=m) for m in marks]
+    cpu = [[label(name), *(f"{median(name, of):.1f} s" for of in cpu_times)] for name in runs]
     costs = [
         [
             label(name),
             f"{median(name, lambda run: run.first_step_seconds):.1f} s",
-            f"{median(name, lambda run: run.observed.cpu_seconds):.1f} s",
             format_bytes(median(name, lambda run: run.observed.peak_bytes)),
             format_bytes(median(name, lambda run: run.outcome.bytes_written)),
             f"{median(name, lambda run: run.outcome.scores[-1][metric]):.4f}",
@@ -158,10 +163,15 @@ def tables(runs: dict[str, list[Run]], marks: Sequence[int]) -> list[str]:
         *_table(heads, times),
         "",
         *relative,
-        f"All {epochs(marks[-1])}, from the command to its end: CPU time and peak memory "
-        "(proportional set size, heap and shared memory) of all processes together.",
+        "CPU time of all processes together, from the command to the end of so many epochs, Ray's "
+        "start included.",
         "",
-        *_table(["", "training begins after", "CPU time", "peak memory", "on disk", metric], costs),
+        *_table(["", *map(epochs, marks)], cpu),
+        "",
+        f"All {epochs(marks[-1])}, from the command to its end: peak memory (proportional set "
+        "size, heap and shared memory) of all processes together.",
+        "",
+        *_table(["", "training begins after", "peak memory", "on disk", metric], costs),
         "",
         *_sentences(runs, marks),
     ]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import Case, fit_trainers
+from benchmarks.gpu_model import CODECS, Case, fit_trainers
 from benchmarks.gpu_parts import Trained, known_gpu, sample_lengths
 from benchmarks.layouts import ASSUMED, BASE, H100, LARGE, QQP, SQUAD, Layout, Rows, Shape
 
@@ -53,7 +53,7 @@ def test_what_trainers_take_is_fitted_as_it_was_assumed():
     )
     trained = {}
     for case in (Case(QQP, BASE), Case(SQUAD, LARGE)):
-        for codec in gpu.CODECS:
+        for codec in CODECS:
             for heads in gpu.HEADS:
                 layout = Layout(
                     rows=case.rows, shape=case.shape, gpu=H100, num_gpus=1,

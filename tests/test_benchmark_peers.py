@@ -25,7 +25,9 @@ def outcome(*epoch_seconds: float, dump: float = 0.0, ready: float = 20.0) -> Pe
 
 
 def run(*epoch_seconds: float, cpu: float = 10.0, **others: float) -> Run:
-    return Run(Observed("", BEGAN, 99.0, cpu, 2**20), outcome(*epoch_seconds, **others))
+    told = outcome(*epoch_seconds, **others)
+    looks = ((BEGAN + 10, cpu / 2), (told.ended(len(epoch_seconds)), cpu))
+    return Run(Observed("", BEGAN, 99.0, cpu, 2**20, looks), told)
 
 
 def cells(lines: list[str], first: str) -> list[list[str]]:
@@ -68,6 +70,11 @@ def test_the_end_of_an_epoch_has_the_dump_before_training_and_counts_it_once() -
     assert told.seconds_from_command(2) == pytest.approx(35.0)
 
 
+def test_cpu_time_is_told_between_two_looks() -> None:
+    told = run(4.0, 6.0, cpu=10.0)  # ready after 20 s; half of the CPU time in the first 10
+    assert [told.cpu_seconds(epochs) for epochs in (1, 2)] == [pytest.approx(8.5), 10.0]
+
+
 def test_epochs_that_did_not_run_have_no_time() -> None:
     with pytest.raises(ValueError, match="5 epochs of 2 that ran"):
         outcome(1.0, 1.0).work_seconds(5)
@@ -77,12 +84,13 @@ def test_ratios_are_medians_over_turns_with_their_spread() -> None:
     streamed = [run(4.0, 1.0), run(8.0, 2.0), run(4.0, 1.0)]
     recomputed = [run(4.0, 4.0, ready=5.0), run(8.0, 4.0, ready=5.0), run(4.0, 11.0, ready=5.0)]
     lines = tables({"stream-cached": streamed, "recompute": recomputed}, [1, 2])
-    seconds, relative, costs = cells(lines, "recomputed in one process")
+    seconds, relative, cpu, costs = cells(lines, "recomputed in one process")
     assert seconds == ["4.0 s", "12.0 s", "17.0 s"]
     assert relative[:2] == ["1.00 (1.00 to 1.00)", "1.60 (1.20 to 3.00)"]
     # From the command on: 13/25, 17/30, 20/25.
     assert relative[2] == "0.57 (0.52 to 0.80)"
-    assert costs == ["5.0 s", "10.0 s", "1.0 MiB", "0 B", "0.6000"]
+    assert cpu[1] == "10.0 s"
+    assert costs == ["5.0 s", "1.0 MiB", "0 B", "0.6000"]
     assert cells(lines, "streamed, all blocks cached")[1] == ["1", "1", "1"]
     assert any("After 2: the best" in line and "1.60 of the time" in line for line in lines)
 
@@ -90,7 +98,7 @@ def test_ratios_are_medians_over_turns_with_their_spread() -> None:
 def test_a_peer_of_the_first_turn_alone_is_compared_with_that_turn() -> None:
     runs = {"stream-cached": [run(4.0), run(8.0)], "ray-data": [run(12.0)]}
     lines = tables(runs, [1])
-    seconds, relative, _ = cells(lines, "Ray Data, recomputed in every epoch (1 of the turns)")
+    seconds, relative, _, _ = cells(lines, "Ray Data, recomputed in every epoch (1 of the turns)")
     assert (seconds[0], relative[0]) == ("12.0 s", "3.00")
     assert cells(lines, "streamed, all blocks cached")[0][0] == "6.0 s"
 
