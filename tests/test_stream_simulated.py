@@ -9,9 +9,11 @@ anything; and in the end, whether every trainer has consumed every block once, i
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -22,9 +24,9 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 from actors.records import Ack, DeviceInfo, EpochEnd, Receipt
 from actors.stream import FeatureStream
 from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.budget import plan_budget
+from bertvision_stream.budget import max_blocks, plan_budget
 from bertvision_stream.errors import TrainerLostError
-from bertvision_stream.plan import Position, Reception, StreamPlan, StreamStats
+from bertvision_stream.plan import BLOCKS_AT_ONCE, Position, Reception, StreamPlan, StreamStats
 
 LARGEST = 1000  # bytes of a block at most
 NUM_EPOCHS = 4
@@ -113,6 +115,7 @@ class Trainer(Actor):
         super().__init__(world)
         self.at = Position(epoch, 0)
         self.consumed = consumed
+        self.handed: list[tuple[Position, int]] = []  # the first delivery, and how many
         self.position = Remote(lambda: self.ask(lambda: self.at))
         self.consume_all = Remote(lambda *args: self.ask(lambda: self._consume_all(*args)))
         self.end_epoch = Remote(lambda epoch: self.ask(lambda: self._end_epoch(epoch)))
@@ -121,6 +124,7 @@ class Trainer(Actor):
         self, deliveries: Sequence[tuple[Position, BlockKey]], *blocks: Block
     ) -> list[Ack]:
         assert [block.key for block in blocks] == [key for _, key in deliveries]
+        self.handed.append((deliveries[0][0], len(deliveries)))
         if any(block.node not in self.world.stores for block in blocks):
             raise ObjectLostError("ref", None, "here")  # before the call begins
         return [self._consume(position, key) for position, key in deliveries]
@@ -373,3 +377,28 @@ def test_every_block_is_consumed_once_and_in_order_whatever_dies(
     world = simulate(monkeypatch, seed, faults, deaths=0.05, errors=0.02)
     assert world.stats.held_bytes == world.stats.cache_bytes
     assert world.stats.peak_bytes <= world.plan.budget.total_bytes
+
+
+def test_blocks_that_are_there_are_handed_over_together(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(World, "_store", lambda self: 10**6)
+    world = World(0, num_nodes=1, num_trainers=2, share=1)
+    monkeypatch.setattr(ray, "nodes", world.nodes)
+    world.run([], deaths=0, errors=0)
+    num_blocks = len(world.plan.block_bytes)
+    assert len(world.plan.budget.pinned) == num_blocks > 2 * BLOCKS_AT_ONCE
+    for trainer in world.trainers:
+        assert max(count for _, count in trainer.handed) == BLOCKS_AT_ONCE
+        for epoch in range(1, NUM_EPOCHS):  # all blocks are there, but none of the next epoch's
+            counts = [count for first, count in trainer.handed if first.epoch == epoch]
+            assert sum(counts) == num_blocks
+            # One call has fewer, where the window was full.
+            assert len(counts) <= math.ceil(num_blocks / BLOCKS_AT_ONCE) + 1
+
+
+@pytest.mark.parametrize(("block_bytes", "expected"), [(10**6, 8), (40 * 2**20, 3), (10**9, 1)])
+def test_large_blocks_are_handed_over_alone(block_bytes: int, expected: int):
+    plan = World(0, num_nodes=1, num_trainers=1, share=0).plan
+    plan = replace(plan, block_bytes=dict.fromkeys(plan.block_bytes, block_bytes))
+    assert plan.blocks_at_once == expected
+    # One call is worked on while another one waits at the door.
+    assert plan.most_in_flight(2) == max_blocks(2) + 2 * (expected - 1)
