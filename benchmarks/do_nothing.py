@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 
 from actors.records import Ack, DeviceInfo, EpochEnd, Receipt
 from bertvision_stream.blocks import BlockKey
-from bertvision_stream.plan import Position, Reception
+from bertvision_stream.plan import Position, Reception, StreamPlan
 
 # Above the 100 KiB up to which Ray sends a result inside its messages: as every real block, these
 # lie in the object store, and the stream keeps account of where.
@@ -70,6 +70,14 @@ class IdleTrainer:
     def end_epoch(self, epoch: int) -> EpochEnd:
         self._at = Position(epoch + 1, 0)
         return EpochEnd({}, frozenset())
+
+
+class PlanOfLargeBlocks(StreamPlan):
+    """Its small blocks stand for those of GPUs, which are handed over one at a time."""
+
+    @property
+    def blocks_at_once(self) -> int:
+        return 1
 
 
 @dataclass(frozen=True)

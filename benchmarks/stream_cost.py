@@ -23,6 +23,7 @@ from benchmarks.do_nothing import (
     BLOCK_BYTES,
     IdleExtractor,
     IdleTrainer,
+    PlanOfLargeBlocks,
     StartedExtractors,
     start_actor,
 )
@@ -196,7 +197,7 @@ def _plan(layout: Layout) -> StreamPlan:
         num_nodes=layout.nodes,
         num_extractors=layout.extractors,
     )
-    return StreamPlan(
+    return PlanOfLargeBlocks(
         seed=1,
         num_epochs=10**6,  # more than are ever run
         same_order=False,
