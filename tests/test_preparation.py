@@ -160,7 +160,7 @@ def plan_of(*, cache: int, num_epochs: int = 5) -> StreamPlan:
         num_extractors=2,
     )
     tokens = dict.fromkeys(keys, 200)
-    return StreamPlan(1, num_epochs, False, 50, validation, sizes, tokens, budget, 8)
+    return StreamPlan(1, num_epochs, False, 50, validation, sizes, tokens, budget)
 
 
 DELIVERS = (
