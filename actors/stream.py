@@ -80,6 +80,7 @@ class FeatureStream:
         self._waited_before = stats.extract_wait_seconds
         self._pinned: dict[BlockKey, asyncio.Task[Made]] = {}
         self._window = ByteWindow(plan.budget.window_bytes, plan.most_in_flight(num_extractors))
+        self._blocks_at_once = plan.blocks_at_once  # looks at all blocks
         self._producer: asyncio.Task[None] | None = None
         self._produced_until = -1  # the last epoch that the producer is to make blocks for
         self._upcoming: deque[_Delivery] = deque()
@@ -244,7 +245,7 @@ class FeatureStream:
             await self._produced.wait()
         await self._upcoming[0].making
         deliveries: list[_Delivery] = []
-        while self._next < end and len(deliveries) < self._plan.blocks_at_once:
+        while self._next < end and len(deliveries) < self._blocks_at_once:
             if not (self._upcoming and _is_made(self._upcoming[0].making)):
                 break
             deliveries.append(self._upcoming.popleft())
