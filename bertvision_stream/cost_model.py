@@ -159,6 +159,24 @@ def run_seconds(first: EpochSeconds, later: EpochSeconds, *, epochs: int) -> flo
     return first.total + (epochs - 1) * later.total
 
 
+def trials_at_once(
+    *, num_trials: int, epochs: int, shared_seconds: float, start_seconds: float
+) -> float:
+    """How many trials of a search should run side by side for it to take the least time.
+
+    N trials of E epochs, K at a time, take `N E / K` epochs of their stream. Each epoch costs S
+    seconds whatever the number of heads that it feeds, and each of the K processes P seconds to
+    start: `N E S / K + K P` is least at `K = sqrt(N E S / P)`.
+
+    Args:
+        num_trials: N.
+        epochs: E.
+        shared_seconds: S.
+        start_seconds: P.
+    """
+    return math.sqrt(num_trials * epochs * shared_seconds / start_seconds)
+
+
 def transfer_seconds(num_bytes: int, *, nodes: int, bytes_per_second: float) -> float:
     """Seconds that an epoch's blocks take over the network.
 

@@ -30,6 +30,7 @@ from bertvision_stream.cost_model import (
     run_seconds,
     train_tokens_per_second,
     transfer_seconds,
+    trials_at_once,
 )
 from bertvision_stream.heads.adapter_pooler import adapt
 from bertvision_stream.plan import StreamPlan, StreamStats
@@ -278,3 +279,12 @@ def test_a_trainers_copies_and_steps_add_up():
     copies = num_batches * batch * TOKEN_BYTES / 1e8
     products = num_batches * batch * 3 * 2e6 / 1e12
     assert num_batches * batch / rate == pytest.approx(copies + products + num_batches * 0.01)
+
+
+@pytest.mark.parametrize("shared_seconds", [0.05, 0.4, 3.0])
+def test_no_other_number_of_trials_at_once_is_faster(shared_seconds: float):
+    def seconds(at_once: float) -> float:
+        return 20 * 5 / at_once * shared_seconds + at_once * 0.7
+
+    best = trials_at_once(num_trials=20, epochs=5, shared_seconds=shared_seconds, start_seconds=0.7)
+    assert seconds(best) <= min(seconds(each) for each in np.linspace(0.1, 100, 10_000))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def test_all_trials_share_one_stream_and_none_notices(
         cluster,
         CACHE,
         "search.num_trials=6",
+        "search.max_concurrent=6",
         "search.scheduler=fifo",
         "train.epochs=3",
         "train.stack_heads=false",
@@ -189,12 +191,24 @@ def test_a_search_that_is_interrupted_goes_on(
 def test_how_many_heads_at_once(
     corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources
 ) -> None:
-    def most(*overrides: str) -> int:
-        return pick_max_concurrent(job_of(corpus, weights, cluster, *overrides))
+    def most(*overrides: str, epoch_bytes: int | None = None, cached: float = 1.0) -> int:
+        job = job_of(corpus, weights, cluster, *overrides)
+        if epoch_bytes is not None:
+            pinned_bytes = int(cached * epoch_bytes)
+            budget = replace(job.plan.budget, epoch_bytes=epoch_bytes, pinned_bytes=pinned_bytes)
+            job = replace(job, plan=replace(job.plan, budget=budget))
+        return pick_max_concurrent(job)
 
-    assert most("search.num_trials=20") == 20
-    assert most("search.num_trials=500") == 32
-    assert most("search.num_trials=500", "train.num_trainers=2") == 64
+    # Forward passes are shared by as many as there can be.
+    gib = 2**30
+    assert most("search.num_trials=20", epoch_bytes=10 * gib, cached=0) == 20
+    assert most("search.num_trials=500", epoch_bytes=10 * gib, cached=0) == 32
+    assert most("search.num_trials=500", "train.num_trainers=2", epoch_bytes=gib, cached=0) == 64
+    # What is cached has little to share, and the less of it there is the less.
+    assert most("search.num_trials=20") == 4
+    assert most("search.num_trials=20", "train.num_trainers=2") == 8
+    at_once = [most("search.num_trials=20", epoch_bytes=b * gib) for b in (1, 4, 100)]
+    assert 4 < at_once[0] < at_once[1] < at_once[2] == 20
     assert most("search.num_trials=500", "search.max_concurrent=100") == 100
     assert most("search.num_trials=3", "search.max_concurrent=100") == 3
 

@@ -18,6 +18,7 @@ from actors.cluster import in_thread
 from actors.crew import Crew, here, make_crew
 from actors.job import Job
 from bertvision_stream.checkpoint import Checkpoint
+from bertvision_stream.cost_model import trials_at_once
 from bertvision_stream.errors import SearchError
 from bertvision_stream.heads import Head
 from bertvision_stream.results import EpochRecord
@@ -40,6 +41,16 @@ MAX_FAILURES = 3
 # Heads that one trainer is given at once, where memory allows more: their products still take less
 # time than one forward pass on the same CPU core (see benchmarks/stacked_heads.py).
 HEADS_PER_TRAINER = 32
+
+# And at least, however little there is to share: fewer leave it idle while trials change places.
+LEAST_PER_TRAINER = 4
+
+# What the process of a trial takes to start, on one core: most of it imports Tune.
+START_CORE_SECONDS = 1.4
+
+# Bytes of hidden states a second, whose order of magnitude is enough: what a core or a GPU makes,
+# and what a trainer reads, however many heads it has.
+CORE_MAKES, GPU_MAKES, TRAINER_READS = 50e6, 5e9, 2e9
 
 # Of each parameter: itself, its gradient, two moments, the chosen epoch's, two checkpoints.
 COPIES = 7
@@ -203,17 +214,34 @@ def _scheduler(settings: TaskSettings) -> TrialScheduler:
 
 
 def pick_max_concurrent(job: Job) -> int:
-    """`search.max_concurrent`: as many heads as trainers can feed and hold.
+    """`search.max_concurrent`: `auto` is as many heads as make the search short.
 
     Heads share every forward pass, so the more of them are on the stream at once, the cheaper each
-    of them is. What bounds them is a trainer's time and memory, not the number of CPUs.
+    of them is. What is cached needs none: then the start of a process for each trial costs more
+    than there is to share, and processes are better used again. A trainer's time and memory are
+    the other bounds.
     """
     search, num_trainers = job.settings.search, job.settings.train.num_trainers
     if search.max_concurrent != "auto":
         return min(search.max_concurrent, search.num_trials)
     by_memory = int(MEMORY_SHARE * job.cluster.memory_bytes / largest_head_bytes(job))
-    by_time = HEADS_PER_TRAINER * num_trainers
+    by_cost = trials_at_once(
+        num_trials=search.num_trials,
+        epochs=job.settings.train.epochs,
+        shared_seconds=_shared_seconds(job),
+        start_seconds=START_CORE_SECONDS * job.cluster.num_nodes / job.cluster.num_cpus,
+    )
+    least, most = LEAST_PER_TRAINER * num_trainers, HEADS_PER_TRAINER * num_trainers
+    by_time = min(max(round(by_cost), least), most)
     return max(1, min(search.num_trials, by_time, by_memory))
+
+
+def _shared_seconds(job: Job) -> float:
+    """Of an epoch after the first: what takes the same time for any number of heads, roughly."""
+    budget = job.plan.budget
+    makes = GPU_MAKES if job.placement.extractor_gpus else CORE_MAKES
+    fresh = budget.epoch_bytes - budget.pinned_bytes
+    return fresh / makes / job.placement.num_extractors + budget.epoch_bytes / TRAINER_READS
 
 
 def _serve(
