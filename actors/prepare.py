@@ -26,8 +26,7 @@ class PreparedBackbone:
     Attributes:
         weights: Its parameters.
         folder: Where it is on disk; None where `finetune.epochs=0` left the source as it was.
-        seconds: What it took now; 0 where it was found again.
-        reused: Whether it was found again.
+        seconds: What fine-tuning took in this run; 0 where it was found again.
         classifier_trained: Whether its classification layer means anything.
         scores: Its metrics by validation split, measured after the fine-tuning; empty without one.
     """
@@ -35,7 +34,6 @@ class PreparedBackbone:
     weights: BackboneWeights
     folder: Path | None
     seconds: float
-    reused: bool
     classifier_trained: bool
     scores: Mapping[str, Mapping[str, float]]
 
@@ -91,7 +89,7 @@ def prepare_backbone(
         seed=settings.seed,
     )
     if options.epochs == 0:
-        return PreparedBackbone(BackboneWeights.of(model), None, 0.0, False, has_classifier, {})
+        return PreparedBackbone(BackboneWeights.of(model), None, 0.0, has_classifier, {})
     bias = objective.initial_bias(corpus.stores[TRAIN].labels)
     if bias is not None and not has_classifier:
         set_output_bias(model, bias)
@@ -115,9 +113,7 @@ def prepare_backbone(
             label_names=task.label_names,
             per_token=task.per_token,
         )
-        return PreparedBackbone(
-            BackboneWeights.of(model), folder, 0.0, True, True, record["validation"]
-        )
+        return PreparedBackbone(BackboneWeights.of(model), folder, 0.0, True, record["validation"])
     check_num_workers(num_workers, cluster)
     use_gpu = cluster.num_gpus > 0
     from actors.finetune import run_finetune  # it brings Ray Train: only where it is needed
@@ -147,7 +143,7 @@ def prepare_backbone(
     }
     finetuned.save(folder, result.weights, tokenizer, record)
     say(f"fine-tuned in {format_seconds(result.seconds)}: {folder}")
-    return PreparedBackbone(result.weights, folder, result.seconds, False, True, scores)
+    return PreparedBackbone(result.weights, folder, result.seconds, True, scores)
 
 
 def check_num_workers(num_workers: int, cluster: ClusterResources) -> None:

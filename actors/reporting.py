@@ -220,7 +220,7 @@ def _report(
         finetune=FinetuneSummary(
             epochs=settings.finetune.epochs,
             parameters=backbone.num_parameters if finetuned else 0,
-            reused=backbone.reused,
+            reused=finetuned and not backbone.seconds,
         ),
         train=TrainSummary(
             examples=len(data.train),

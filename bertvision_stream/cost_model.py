@@ -161,12 +161,12 @@ def run_seconds(first: EpochSeconds, later: EpochSeconds, *, epochs: int) -> flo
 
 def trials_at_once(
     *, num_trials: int, epochs: int, shared_seconds: float, start_seconds: float
-) -> float:
+) -> int:
     """How many trials of a search should run side by side for it to take the least time.
 
-    N trials of E epochs, K at a time, take `N E / K` epochs of their stream. Each epoch costs S
-    seconds whatever the number of heads that it feeds, and each of the K processes P seconds to
-    start: `N E S / K + K P` is least at `K = sqrt(N E S / P)`.
+    N trials of E epochs, K at a time, take `E ceil(N / K)` epochs of their stream. Each epoch costs
+    S seconds whatever the number of heads that it feeds, and each of the K processes P seconds to
+    start. The sum of both is least near `K = sqrt(N E S / P)`.
 
     Args:
         num_trials: N.
@@ -174,7 +174,12 @@ def trials_at_once(
         shared_seconds: S.
         start_seconds: P.
     """
-    return math.sqrt(num_trials * epochs * shared_seconds / start_seconds)
+
+    def seconds(at_once: int) -> float:
+        rounds = math.ceil(num_trials / at_once)
+        return rounds * epochs * shared_seconds + at_once * start_seconds
+
+    return min(range(1, num_trials + 1), key=seconds)
 
 
 def transfer_seconds(num_bytes: int, *, nodes: int, bytes_per_second: float) -> float:

@@ -50,6 +50,24 @@ def read_all_inputs(settings: Settings) -> list[TaskInputs]:
     return found
 
 
+def inputs_after_search(after: TaskSettings, best: TaskSettings) -> TaskInputs:
+    """The inputs of the training that follows a search.
+
+    Its rows are drawn with the seed of the run, as those of the trials were, and not with the best
+    trial's, which is that of its fine-tuning: that one is found again, and the rows held out stay
+    the same.
+
+    Args:
+        after: Its settings but for what was searched.
+        best: The same with the best values.
+
+    Raises:
+        DataError: The rows cannot be found or used.
+        BackboneError: The backbone cannot be found.
+    """
+    return replace(read_inputs(after), settings=best)
+
+
 def read_inputs(settings: TaskSettings) -> TaskInputs:
     """Read the rows and find the backbone, without torch and Ray.
 

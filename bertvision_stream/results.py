@@ -64,7 +64,13 @@ class HeadSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSummary:
-    """The partial fine-tuning of the backbone: `parameters` is how many of them were trained."""
+    """The partial fine-tuning of the backbone.
+
+    Attributes:
+        epochs: How long; 0 leaves the backbone as it is.
+        parameters: How many were trained.
+        reused: Whether its result was found again, and none took place in this run.
+    """
 
     epochs: float
     parameters: int

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,21 +202,24 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
         elif settings.resume:
             begun = "no epoch of it was finished" if folder.resumed else "there is no such run"
             log.info("resume: %s", begun)
-        head, search = settings, None
+        head, search, finetune_seconds = settings, None, 0.0
         if after_search is not None:
-            from bertvision_stream.inputs import read_inputs
+            from bertvision_stream.inputs import inputs_after_search
             from tune.run import run_search
 
+            job = _prepare(inputs, folder)
             found = run_search(
-                _prepare(inputs, folder),
+                job,
                 after_search,
                 folder.path,
                 resume=folder.resumed,
                 show_progress=show_progress(),
                 say=log.info,
             )
-            inputs = read_inputs(found.settings)
+            inputs = inputs_after_search(after_search, found.settings)
             settings, head, search = found.settings, found.head, found.summary
+            finetune_seconds = job.backbone.seconds
+            del job  # its weights are let go before others are loaded
             log.info("training the best on %s examples", f"{len(inputs.data.train.labels):,}")
         job = _prepare(inputs, folder, checkpoint, reuse=search is not None)
         if settings.mode == "finetune":
@@ -249,7 +253,7 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
             data=job.data,
             corpus=job.corpus,
             plan=job.plan,
-            backbone=job.backbone,
+            backbone=replace(job.backbone, seconds=finetune_seconds + job.backbone.seconds),
             tokenizer=job.tokenizer,
             shape=job.shape,
             outcome=outcome,

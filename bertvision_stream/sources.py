@@ -22,8 +22,7 @@ def locate(name: str, revision: str | None = None) -> str:
 
     Raises:
         BackboneError: A missing package, a folder that is no model with safetensors weights, or
-            a hub id
-            that is neither cached nor reachable.
+            a hub id that is neither cached nor reachable.
     """
     if name == MINILM:
         # find_spec and not import: the package imports sentence-transformers, which we do not need.

@@ -58,7 +58,7 @@ def job_of(
         block_tokens=512,
         plan=plan_of(settings, corpus, cluster, num_extractors=1),
         shape=SHAPE,
-        backbone=PreparedBackbone(weights, None, 0.0, False, True, {}),
+        backbone=PreparedBackbone(weights, None, 0.0, True, {}),
         store_bytes=cluster.store_room(0),
     )
 

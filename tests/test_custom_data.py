@@ -11,6 +11,8 @@ from pyarrow import csv, parquet
 from bertvision_stream.config import load_settings
 from bertvision_stream.data import TaskData, load_task_data
 from bertvision_stream.errors import DataError
+from bertvision_stream.inputs import inputs_after_search, read_inputs
+from bertvision_stream.search_space import trial_settings
 
 
 def load(path: Path, *arguments: str, text_columns: str = "text") -> TaskData:
@@ -124,6 +126,24 @@ def test_a_tenth_is_held_out_by_the_seed(tmp_path: Path, suffix: str):
         "There is no validation split (validation, dev, valid, val): 5 of the 50 training rows, "
         "drawn with seed 42, are held out as one.",
     )
+
+
+def test_the_best_of_a_search_is_trained_on_the_rows_of_its_trials(tmp_path: Path):
+    """Its seed is that of a fine-tuning, and draws no rows."""
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / "model" / name).write_text("{}")
+    path = write(tmp_path / "rows.csv", ["a", "b"] * 25)
+    keys = ["task=custom", f"data.path={path}", "data.text_columns=[text]", "data.label_column=y"]
+    keys += [f"backbone={tmp_path / 'model'}", "mode=search", "search.target=backbone"]
+    settings = load_settings(keys)
+    trials = read_inputs(settings.for_task("custom"))
+    after = settings.after_search("custom")
+    best = trial_settings(after, {"seed": 7, "finetune.lr": 1e-5})
+    final = inputs_after_search(after, best)
+    assert final.settings == best
+    assert final.data.validation[0].texts == trials.data.validation[0].texts
+    assert final.data.train.texts == trials.data.train.texts
 
 
 def test_a_single_file_of_a_folder_is_the_training_split(tmp_path: Path):

@@ -207,8 +207,8 @@ def test_how_many_heads_at_once(
     # What is cached has little to share, and the less of it there is the less.
     assert most("search.num_trials=20") == 4
     assert most("search.num_trials=20", "train.num_trainers=2") == 8
-    at_once = [most("search.num_trials=20", epoch_bytes=b * gib) for b in (1, 4, 100)]
-    assert 4 < at_once[0] < at_once[1] < at_once[2] == 20
+    at_once = [most("search.num_trials=20", epoch_bytes=b * gib) for b in (1, 100)]
+    assert 4 < at_once[0] < at_once[1] == 20
     assert most("search.num_trials=500", "search.max_concurrent=100") == 100
     assert most("search.num_trials=3", "search.max_concurrent=100") == 3
 

@@ -112,6 +112,10 @@ def test_a_search_and_the_training_of_the_best_from_rows_to_results(tmp_path: Pa
     assert metrics["stream"]["spilled_bytes"] == metrics["stream"]["fallback_bytes"] == 0
     assert metrics["stream"]["peak_bytes"] <= metrics["stream"]["budget_bytes"]
     assert_searched(results, "head")
+    # The fine-tuning before the search is the run's own.
+    assert "fine-tuning: found again in outputs/backbones/squad_v2-" in done.stdout
+    assert metrics["seconds"]["stages"]["fine-tuning"] == metrics["seconds"]["finetune"] > 0
+    assert not metrics["finetune"]["reused"]
 
     # Scored again from the official files, by the rules as the tests have them.
     golds = {row["id"]: row["answers"]["text"] for row in validation}

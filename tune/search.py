@@ -232,7 +232,7 @@ def pick_max_concurrent(job: Job) -> int:
         start_seconds=START_CORE_SECONDS * job.cluster.num_nodes / job.cluster.num_cpus,
     )
     least, most = LEAST_PER_TRAINER * num_trainers, HEADS_PER_TRAINER * num_trainers
-    by_time = min(max(round(by_cost), least), most)
+    by_time = min(max(by_cost, least), most)
     return max(1, min(search.num_trials, by_time, by_memory))
 
 

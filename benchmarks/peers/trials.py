@@ -140,6 +140,6 @@ def _job_of(inputs: Inputs) -> Job:
             store_bytes=store_bytes,
         ),
         shape=inputs.shape,
-        backbone=PreparedBackbone(inputs.weights, None, 0.0, False, True, {}),
+        backbone=PreparedBackbone(inputs.weights, None, 0.0, True, {}),
         store_bytes=store_bytes,
     )
