@@ -18,10 +18,10 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 import torch
-from ray.actor import ActorHandle
 
 from actors.cluster import connect
 from actors.service import StreamOutcome
@@ -124,7 +124,7 @@ def check(plan: StreamPlan, outcome: StreamOutcome, losses: list[float]) -> tupl
 
 
 def measure(
-    inputs: Inputs, cache: int, sample: Sample, head_alone: ActorHandle, alone: Sample | None
+    inputs: Inputs, cache: int, sample: Sample, head_alone: Any, alone: Sample | None
 ) -> None:
     """One stream; with `alone`, an epoch of the head alone follows each of its epochs."""
     cpu: list[float] = []
@@ -164,7 +164,7 @@ def main() -> int:
     options = parser.parse_args()
     inputs = load_inputs([f"train.epochs={options.epochs}", *options.keys])
     connect(None)
-    head_alone = ray.remote(HeadAlone).options(num_cpus=0).remote(inputs)
+    head_alone: Any = ray.remote(HeadAlone).options(num_cpus=0).remote(inputs)
     alone = Sample()
     samples = {int(percent): Sample() for percent in options.percents.split(",")}
     for repeat in range(options.repeats):

@@ -34,7 +34,7 @@ class IdleExtractor:
         return self._info
 
     @ray.method(num_returns=2)
-    def extract(self, key: BlockKey):  # Ray splits the tuple
+    def extract(self, key: BlockKey) -> Any:  # Ray splits the tuple
         """As `FeatureExtractor.extract`, with an array in the place of an `EncodedBlock`."""
         return self._block, Receipt(0.0)
 

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -88,9 +89,9 @@ def compare(inputs: Inputs, repeats: int) -> tuple[float, float, list[float]]:
         num_gpus=0,
         num_threads=1,
     )
-    extractor = spec.start(0)
+    extractor: Any = spec.start(0)
     environment = {"env_vars": TORCH_ENVIRONMENT}
-    actor = ray.remote(ModelAlone).options(num_cpus=0, runtime_env=environment)
+    actor: Any = ray.remote(ModelAlone).options(num_cpus=0, runtime_env=environment)
     model = actor.remote(inputs, keys)
     alone, extracted = [], []
     for repeat in range(repeats + 1):  # the first turn warms up

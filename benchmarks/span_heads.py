@@ -116,7 +116,7 @@ def of_seed(seed: int, keys: list[str]) -> dict[str, Metrics]:
         scores[name] = objective.scores(result.logits["validation"])
     default = scores[next(iter(HEADS))]
     for method in ("mean", "max"):
-        scores[f"ensemble ({method})"] = objective.ensemble(bert, default, method, store)  # type: ignore[arg-type]
+        scores[f"ensemble ({method})"] = objective.ensemble(bert, default, method, store)
     metrics = {name: objective.all_metrics(values, store) for name, values in scores.items()}
     for name, values in metrics.items():
         print(json.dumps({"seed": seed, "who": name, **values}), flush=True)

@@ -5,6 +5,7 @@ and on a cluster the stream has cores of its own. So beside the blocks a second 
 CPU time that the stream's process takes for a block.
 """
 
+import logging
 import os
 import statistics
 import time
@@ -114,11 +115,13 @@ def measure_layouts(repeats: int) -> dict[Layout, Cost]:
     os.environ.update(ENVIRONMENT)
     cluster = Cluster()
     for i in range(NUM_NODES):
-        head = {"_system_config": OWN_CLUSTER, "include_dashboard": False} if i == 0 else {}
+        head: dict[str, Any] = (
+            {"_system_config": OWN_CLUSTER, "include_dashboard": False} if i == 0 else {}
+        )
         cluster.add_node(
             num_cpus=0, object_store_memory=STORE_BYTES, resources={f"node-{i}": 1}, **head
         )
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     try:
         actors = _start_actors()
         costs: dict[Layout, list[Cost]] = {layout: [] for layout in LAYOUTS}

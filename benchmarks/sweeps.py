@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import ray
 
@@ -142,12 +143,14 @@ def measure_full_cache(repeats: int, keys: Sequence[str] = DEFAULTS) -> list[str
     """Lines of markdown."""
     inputs = load_inputs([*keys, f"train.epochs={MANY_EPOCHS}"])
     connect(None)
-    streamed, floor, extraction = [], [], []
+    streamed: list[float] = []
+    floor: list[float] = []
+    extraction: list[float] = []
     for repeat in range(repeats):
         _, outcome = run_streamed(inputs, cache=inputs.epoch_bytes)
         streamed.append(outcome.seconds)
         cores = int(ray.cluster_resources()["CPU"])
-        alone = ray.remote(HeadAlone).options(num_cpus=0).remote(inputs, cores)
+        alone: Any = ray.remote(HeadAlone).options(num_cpus=0).remote(inputs, cores)
         extraction.append(ray.get(alone.extraction_seconds.remote()))
         ray.get(alone.start.remote())
         heads = [ray.get(alone.run_epoch.remote())[0] for _ in range(MANY_EPOCHS)]
