@@ -162,6 +162,8 @@ def main() -> int:
     parser.add_argument("--percents", default=PERCENTS, help="sizes, separated by commas; 100 too")
     parser.add_argument("keys", nargs="*", default=["task=demo"], help="settings")
     options = parser.parse_args()
+    if options.repeats * (options.epochs - 1) < 2:
+        parser.error("quartiles want two later epochs or more: raise --repeats or --epochs")
     inputs = load_inputs([f"train.epochs={options.epochs}", *options.keys])
     connect(None)
     head_alone: Any = ray.remote(HeadAlone).options(num_cpus=0).remote(inputs)
