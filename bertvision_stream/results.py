@@ -69,7 +69,8 @@ class FinetuneSummary:
     Attributes:
         epochs: How long; 0 leaves the backbone as it is.
         parameters: How many were trained.
-        reused: Whether its result was found again, and none took place in this run.
+        reused: Whether its result was found again: an earlier run's, or that of a trial of the
+            search that came first.
     """
 
     epochs: float
