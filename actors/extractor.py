@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.actor import ActorHandle
 
-from actors.records import DeviceInfo, Receipt
-from bertvision_stream.blocks import BlockKey
-from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
+from actors.records import BlockReceipt, device_info
+from bertvision_stream.stream.blocks import BlockKey
+from bertvision_stream.stream.stats import DeviceInfo
+from bertvision_stream.utils.torch_environment import TORCH_ENVIRONMENT
 
 if TYPE_CHECKING:
-    from bertvision_stream.codecs import Codec
+    from bertvision_stream.settings.types import Codec
 
 
 class FeatureExtractor:
@@ -22,15 +23,15 @@ class FeatureExtractor:
         # Imported here and not above: the feature stream starts extractors and needs no torch.
         import torch
 
-        from bertvision_stream.backbone import Backbone
-        from bertvision_stream.devices import pick_dtype
-        from bertvision_stream.extract import BlockExtractor
+        from bertvision_stream.models.backbone import Backbone
+        from bertvision_stream.models.extract import BlockExtractor
+        from bertvision_stream.utils.devices import pick_dtype
 
         # Left to its default, torch takes a thread for every core, in every extractor.
         torch.set_num_threads(spec.num_threads)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         dtype = pick_dtype(spec.dtype, device)
-        self._info = DeviceInfo.here(device, dtype)
+        self._info = device_info(device, dtype)
         backbone = Backbone(ray.get(spec.weights).build(), device=device, dtype=dtype)
         self._extractor = BlockExtractor(backbone, ray.get(spec.corpus), spec.codec)
 
@@ -40,10 +41,10 @@ class FeatureExtractor:
 
     @ray.method(num_returns=2)
     def extract(self, key: BlockKey):  # type: ignore[no-untyped-def]  # Ray splits the tuple
-        """An `EncodedBlock`, and a `Receipt` that tells of it without fetching it."""
+        """An `EncodedBlock`, and a `BlockReceipt` that tells of it without fetching it."""
         start = time.perf_counter()
         encoded = self._extractor.extract(key)
-        return encoded, Receipt(time.perf_counter() - start)
+        return encoded, BlockReceipt(time.perf_counter() - start)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from bertvision_stream.blocks import BlockKey
-from bertvision_stream.errors import StreamError, TrainerLostError
+from bertvision_stream.stream.blocks import BlockKey
+from bertvision_stream.utils.errors import StreamError, TrainerLostError
 
 # Of whatever fails: a block, an extractor's start, a position of a stream, an epoch.
 MAX_ATTEMPTS = 3

@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,16 +20,17 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import LoggingConfig, RunConfig
 
-from actors.cluster import in_thread, result_patiently
-from bertvision_stream.backbone import Backbone, BackboneWeights
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.data import TokenStore
-from bertvision_stream.devices import pick_dtype
-from bertvision_stream.errors import StreamError
-from bertvision_stream.extract import validation_logits
-from bertvision_stream.finetune import FinetuneOptions, StepReport, finetune, num_steps
-from bertvision_stream.objectives import Objective
-from bertvision_stream.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
+from actors.cluster import in_thread, result_with_notice
+from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.models.backbone import Backbone, BackboneWeights
+from bertvision_stream.models.extract import validation_logits
+from bertvision_stream.models.finetune import FinetuneOptions, StepReport, finetune, num_steps
+from bertvision_stream.models.prepare import FinetuneResult
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.training.objectives.base import Objective
+from bertvision_stream.utils.devices import pick_dtype
+from bertvision_stream.utils.errors import StreamError
+from bertvision_stream.utils.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
 
 # For workers on a CPU, where a step is many short parallel loops and large short-lived gradients.
 WORKER_ENVIRONMENT = {
@@ -41,15 +42,6 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "MALLOC_TOP_PAD_": "67108864",
 }
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """A fine-tuned classifier and its validation logits by split, float32 [R, C]."""
-
-    weights: BackboneWeights
-    logits: dict[str, np.ndarray]
-    seconds: float
 
 
 def run_finetune(
@@ -100,7 +92,7 @@ def run_finetune(
         try:
             each = f"{cpus_per_worker} CPU" + (" and 1 GPU" if use_gpu else "")
             wanted = f"fine-tuning ({num_workers} workers with {each})"
-            fitted = result_patiently(in_thread(trainer.fit, "ray-train"), wanted)
+            fitted = result_with_notice(in_thread(trainer.fit, "ray-train"), wanted)
             arrays, logits = fitted.return_value
         except ray.train.TrainingFailedError as error:
             raise StreamError(f"fine-tuning failed: {_cause(error)}") from error

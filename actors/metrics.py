@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from bertvision_stream.plan import StreamStats
+from bertvision_stream.stream.stats import StreamStats
 
 # Metrics are told so often, and not with each block. Ray passes on every ten seconds what it was
 # told since, and forgets a gauge of which it heard nothing for twenty.
-TELL_SECONDS = 5.0
+PUBLISH_SECONDS = 5.0
 
 STREAM_TAGS = ("task", "run")
 """The run is named as its actors are, say `cola-1f2e3d`."""
@@ -79,17 +79,17 @@ class StreamMetrics:
             name: Gauge(name, text, STREAM_TAGS).set_default_tags(dict(tags))
             for name, text in STREAM_GAUGES.items()
         }
-        self._told = totals(stats)
+        self._published = totals(stats)
 
-    def tell(self, stats: StreamStats) -> None:
+    def publish(self, stats: StreamStats) -> None:
         """Tell what has been counted since the last time, and what is there now."""
         now = totals(stats)
         for name, counter in self._counters.items():
-            if now[name] > self._told[name]:
-                counter.inc(now[name] - self._told[name])
+            if now[name] > self._published[name]:
+                counter.inc(now[name] - self._published[name])
         for name, level in levels(stats).items():
             self._gauges[name].set(level)
-        self._told = now
+        self._published = now
 
 
 class HeadMetrics:
@@ -105,7 +105,7 @@ class HeadMetrics:
         for gauge in (self._attached, self._loss):
             gauge.set_default_tags(dict(tags))
         self._losses: dict[str, float | None] = {}
-        threading.Thread(target=self._tell, daemon=True, name="head-metrics").start()
+        threading.Thread(target=self._publish, daemon=True, name="head-metrics").start()
 
     def set_heads(self, names: Iterable[str]) -> None:
         """These are the heads from now on; new ones have no loss yet."""
@@ -115,10 +115,10 @@ class HeadMetrics:
         """The losses of all heads by name."""
         self._losses = dict(losses)
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         while True:
             losses = self._losses
             self._attached.set(len(losses))
             for name, loss in losses.items():
                 self._loss.set(loss, {"head": name})  # None is not told
-            time.sleep(TELL_SECONDS)
+            time.sleep(PUBLISH_SECONDS)

@@ -5,8 +5,9 @@ from typing import Any
 
 from ray.experimental import tqdm_ray
 
-from bertvision_stream.blocks import BlockKey
-from bertvision_stream.plan import StreamPlan, StreamStats
+from bertvision_stream.stream.blocks import BlockKey
+from bertvision_stream.stream.plan import StreamPlan
+from bertvision_stream.stream.stats import StreamStats
 
 
 class Progress:

@@ -6,56 +6,29 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from bertvision_stream.plan import Reception, StreamStats
-from bertvision_stream.results import EpochRecord
+from bertvision_stream.stream.plan import DeliveryStatus
+from bertvision_stream.stream.stats import DeviceInfo, StreamStats
+from bertvision_stream.training.records import EpochRecord
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class DeviceInfo:
-    """Where an actor runs and what it computes on.
-
-    Attributes:
-        device: `cpu` or `cuda`.
-        dtype: `bf16` or `fp32`.
-        node: Ray's id of its node.
-        store_bytes: Capacity of that node's object store.
-    """
-
-    device: str
-    dtype: str
-    node: str
-    store_bytes: int
-
-    @classmethod
-    def here(cls, device: "torch.device", dtype: "torch.dtype") -> "DeviceInfo":
-        """For an actor to tell of itself."""
-        name = "bf16" if str(dtype) == "torch.bfloat16" else "fp32"
-        node = ray.get_runtime_context().get_node_id()
-        resources = next(n["Resources"] for n in ray.nodes() if n["NodeID"] == node)
-        return cls(device.type, name, node, int(resources["object_store_memory"]))
-
-    def __str__(self) -> str:
-        return f"{self.device} in {self.dtype}"
-
-
-@dataclass(frozen=True)
-class Receipt:
+class BlockReceipt:
     """Comes with a block, and is small: the block is made. Fetching it raises where it is not."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
-class Ack:
+class DeliveryReply:
     """The answer to a delivery.
 
     `wait_seconds` is how long the trainer had nothing to do before it.
     """
 
-    reception: Reception
+    reception: DeliveryStatus
     mean_loss: float
     busy_seconds: float
     wait_seconds: float
@@ -75,3 +48,11 @@ class EpochReport:
 
     ends: tuple[EpochEnd, ...]
     stats: StreamStats
+
+
+def device_info(device: "torch.device", dtype: "torch.dtype") -> DeviceInfo:
+    """Returns what the actor that calls this runs on."""
+    name = "bf16" if str(dtype) == "torch.bfloat16" else "fp32"
+    node = ray.get_runtime_context().get_node_id()
+    resources = next(n["Resources"] for n in ray.nodes() if n["NodeID"] == node)
+    return DeviceInfo(device.type, name, node, int(resources["object_store_memory"]))

@@ -13,15 +13,16 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from actors.extractor import ExtractorSpec
+from actors.extractors import ExtractorGroup, MadeBlock
 from actors.faults import MAX_ATTEMPTS, LostBlockError, cause_of, delivery_fault
-from actors.makers import BlockMakers, Made
-from actors.metrics import TELL_SECONDS, StreamMetrics
+from actors.metrics import PUBLISH_SECONDS, StreamMetrics
 from actors.progress import Progress
-from actors.records import Ack, DeviceInfo, EpochReport
-from bertvision_stream.blocks import BlockKey
-from bertvision_stream.errors import StreamError, TrainerLostError
-from bertvision_stream.plan import Position, Reception, StreamPlan, StreamStats
-from bertvision_stream.window import ByteWindow
+from actors.records import DeliveryReply, EpochReport
+from bertvision_stream.stream.blocks import BlockKey
+from bertvision_stream.stream.plan import DeliveryStatus, Position, StreamPlan
+from bertvision_stream.stream.stats import DeviceInfo, StreamStats
+from bertvision_stream.stream.window import ByteWindow
+from bertvision_stream.utils.errors import StreamError, TrainerLostError
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class _Delivery:
 
     position: Position
     key: BlockKey
-    making: asyncio.Task[Made]
+    making: asyncio.Task[MadeBlock]
 
 
 class FeatureStream:
@@ -71,14 +72,14 @@ class FeatureStream:
         show_progress: bool,
     ):
         self._plan = plan
-        self._makers = BlockMakers(plan, spec, num_extractors, stats)
+        self._makers = ExtractorGroup(plan, spec, num_extractors, stats)
         self._trainers = trainers
         self._show_progress = show_progress
         self._stats = stats
-        stats.drop_all()
+        stats.reset_held_blocks()
         self._metrics = StreamMetrics(tags, stats)
         self._waited_before = stats.extract_wait_seconds
-        self._pinned: dict[BlockKey, asyncio.Task[Made]] = {}
+        self._pinned: dict[BlockKey, asyncio.Task[MadeBlock]] = {}
         self._window = ByteWindow(plan.budget.window_bytes, plan.most_in_flight(num_extractors))
         self._blocks_at_once = plan.blocks_at_once  # looks at all blocks
         self._producer: asyncio.Task[None] | None = None
@@ -88,7 +89,7 @@ class FeatureStream:
         self._next = Position(0, 0)  # of the first one in `_upcoming`
         self._released = asyncio.Event()  # of some delivery
         self._fault: Exception | None = None
-        self._telling: asyncio.Task[None] | None = None
+        self._publishing: asyncio.Task[None] | None = None
 
     async def start(self) -> DeviceInfo:
         """Start the extractors.
@@ -99,7 +100,7 @@ class FeatureStream:
         Raises:
             StreamError: One of them could not be started.
         """
-        self._telling = asyncio.create_task(self._tell())
+        self._publishing = asyncio.create_task(self._publish())
         return (await self._makers.start())[0]
 
     async def add_extractor(self) -> DeviceInfo:
@@ -161,11 +162,11 @@ class FeatureStream:
         self._stats.extract_wait_seconds = self._waited_before + self._makers.idle_seconds
         return self._stats
 
-    async def _tell(self) -> None:
+    async def _publish(self) -> None:
         """Keep Ray's metrics up to date."""
         while True:
-            self._metrics.tell(await self.stats())
-            await asyncio.sleep(TELL_SECONDS)
+            self._metrics.publish(await self.stats())
+            await asyncio.sleep(PUBLISH_SECONDS)
 
     async def _ask(self, method: str, *args: object) -> list[Any]:
         """Call a method of every trainer."""
@@ -201,7 +202,7 @@ class FeatureStream:
             self._upcoming.append(_Delivery(position, key, self._making(position.epoch, key)))
             self._produced.set()
 
-    def _making(self, epoch: int, key: BlockKey) -> asyncio.Task[Made]:
+    def _making(self, epoch: int, key: BlockKey) -> asyncio.Task[MadeBlock]:
         """The making of a block, begun now or, for one that stays, in an earlier epoch."""
         making = self._pinned.get(key)
         if making is not None:
@@ -261,7 +262,7 @@ class FeatureStream:
         self, deliveries: Sequence[_Delivery], acks: list[ray.ObjectRef], progress: Progress
     ) -> None:
         """Wait for all trainers, then give the blocks' bytes back; keep the first fault."""
-        answers: list[list[Ack] | BaseException]
+        answers: list[list[DeliveryReply] | BaseException]
         answers = await asyncio.gather(*acks, return_exceptions=True)
         for delivery in deliveries:
             self._release(delivery)
@@ -274,7 +275,7 @@ class FeatureStream:
                 consumed.append(answer)
         for key, *of_trainers in zip(keys, *consumed, strict=True):
             for ack in of_trainers:
-                if ack.reception is Reception.TOO_EARLY:
+                if ack.reception is DeliveryStatus.TOO_EARLY:
                     why = f"block {key} was {ack.reception.value}"
                     self._fault = self._fault or LostBlockError(why)
                 self._stats.train_seconds += ack.busy_seconds
@@ -300,7 +301,7 @@ class FeatureStream:
         self._window.release(self._window_bytes(key))
         self._released.set()
 
-    def _forget(self, key: BlockKey, making: asyncio.Task[Made]) -> None:
+    def _forget(self, key: BlockKey, making: asyncio.Task[MadeBlock]) -> None:
         """The last ref of a block goes."""
         kept = False
         if _is_made(making):
@@ -324,10 +325,10 @@ class FeatureStream:
         return 0 if key in self._plan.budget.pinned else self._plan.block_bytes[key]
 
 
-def _stays(making: asyncio.Task[Made]) -> bool:
+def _stays(making: asyncio.Task[MadeBlock]) -> bool:
     """Whether a block is there, and kept for later epochs."""
     return _is_made(making) and making.result().lease.pinned
 
 
-def _is_made(making: asyncio.Task[Made]) -> bool:
+def _is_made(making: asyncio.Task[MadeBlock]) -> bool:
     return making.done() and making.exception() is None

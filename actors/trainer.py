@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING
 import ray
 
 from actors.metrics import HeadMetrics
-from actors.records import Ack, DeviceInfo, EpochEnd
+from actors.records import DeliveryReply, EpochEnd, device_info
+from bertvision_stream.stream.stats import DeviceInfo
 
 # Whoever holds a handle of an actor imports its module: the feature stream, which needs no torch.
 if TYPE_CHECKING:
     import numpy as np
 
-    from bertvision_stream.blocks import BlockKey
-    from bertvision_stream.checkpoint import Checkpoint
-    from bertvision_stream.codecs import EncodedBlock
-    from bertvision_stream.corpus import Corpus
-    from bertvision_stream.fit import HeadResult
-    from bertvision_stream.heads import HeadShape
-    from bertvision_stream.plan import Position
-    from bertvision_stream.settings import TaskSettings
-    from bertvision_stream.tasks import Task
+    from bertvision_stream.heads.head import HeadShape
+    from bertvision_stream.settings.settings import TaskSettings
+    from bertvision_stream.settings.tasks import Task
+    from bertvision_stream.stream.blocks import BlockKey
+    from bertvision_stream.stream.codecs import EncodedBlock
+    from bertvision_stream.stream.corpus import Corpus
+    from bertvision_stream.stream.plan import Position
+    from bertvision_stream.training.checkpoint import Checkpoint
+    from bertvision_stream.training.fit import HeadResult
 
 
 class HeadTrainer:
@@ -56,9 +57,9 @@ class HeadTrainer:
     ):
         import torch
 
-        from bertvision_stream.devices import keep_freed_memory, pick_dtype
-        from bertvision_stream.evaluate import import_metrics
-        from bertvision_stream.training import HeadTraining
+        from bertvision_stream.training.head_training import HeadTraining
+        from bertvision_stream.training.metrics import import_metrics
+        from bertvision_stream.utils.devices import keep_freed_memory, pick_dtype
 
         torch.set_num_threads(1)  # they would wait for each other, and spin where cores are shared
         keep_freed_memory()
@@ -84,7 +85,7 @@ class HeadTrainer:
 
     def info(self) -> DeviceInfo:
         """Answers once the trainer is ready."""
-        return DeviceInfo.here(self._training.device, self._training.dtype)
+        return device_info(self._training.device, self._training.dtype)
 
     def update(
         self,
@@ -109,14 +110,14 @@ class HeadTrainer:
 
     def consume_all(
         self, deliveries: Sequence[tuple[Position, BlockKey]], *blocks: EncodedBlock
-    ) -> list[Ack]:
+    ) -> list[DeliveryReply]:
         """Consume blocks, one after the other: a call costs as much for one as for several."""
         return [
             self.consume(position, key, encoded)
             for (position, key), encoded in zip(deliveries, blocks, strict=True)
         ]
 
-    def consume(self, position: Position, key: BlockKey, encoded: EncodedBlock) -> Ack:
+    def consume(self, position: Position, key: BlockKey, encoded: EncodedBlock) -> DeliveryReply:
         """Train or evaluate on one block; when this returns, nothing of the block is kept."""
         start = time.perf_counter()
         wait_seconds = 0.0 if self._idle_since is None else start - self._idle_since
@@ -125,7 +126,7 @@ class HeadTrainer:
         self._metrics.set_losses(losses)
         self._idle_since = time.perf_counter()
         mean_loss = sum(losses.values()) / max(len(losses), 1)
-        return Ack(reception, mean_loss, self._idle_since - start, wait_seconds)
+        return DeliveryReply(reception, mean_loss, self._idle_since - start, wait_seconds)
 
     def end_epoch(self, epoch: int) -> EpochEnd:
         """Close the epoch, after its last block."""

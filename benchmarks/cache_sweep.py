@@ -24,16 +24,17 @@ import ray
 import torch
 
 from actors.cluster import connect
-from actors.service import StreamOutcome
 from benchmarks.inputs import CPU, Inputs, load_inputs, make_extractor, run_streamed
 from benchmarks.processes import cpu_seconds
-from bertvision_stream.blocks import BlockKey
-from bertvision_stream.checkpoint import Checkpoint
-from bertvision_stream.codecs import EncodedBlock
-from bertvision_stream.extract import BlockExtractor
-from bertvision_stream.plan import StreamPlan
-from bertvision_stream.training import make_training, train_in_process
-from bertvision_stream.units import format_bytes
+from bertvision_stream.models.extract import BlockExtractor
+from bertvision_stream.modes.local import train_in_process
+from bertvision_stream.stream.blocks import BlockKey
+from bertvision_stream.stream.codecs import EncodedBlock
+from bertvision_stream.stream.plan import StreamPlan
+from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.training.head_training import make_training
+from bertvision_stream.training.outcome import StreamOutcome
+from bertvision_stream.utils.units import format_bytes
 
 FULL = 100
 PERCENTS = f"{FULL},75,50,25,0"

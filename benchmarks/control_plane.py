@@ -35,7 +35,7 @@ from benchmarks.stream_cost import (
     Layout,
     measure_layouts,
 )
-from bertvision_stream.cost_model import GIGABIT_BYTES, break_even_tokens_per_second
+from bertvision_stream.stream.cost_model import GIGABIT_BYTES, break_even_tokens_per_second
 
 NUM_GPUS = 64
 SHAPES = (BASE, LARGE)

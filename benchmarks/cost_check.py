@@ -28,24 +28,24 @@ import torch
 from actors.cluster import cluster_resources, connect
 from benchmarks.inputs import CPU, Inputs, load_inputs, run_streamed
 from benchmarks.stacked_heads import NUM_TOKENS, SHAPE, Steps, milliseconds
-from bertvision_stream.backbone import Backbone
-from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.calibration import calibrate
-from bertvision_stream.codecs import EncodedBlock
-from bertvision_stream.config import load_settings
-from bertvision_stream.cost_model import (
+from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.models.backbone import Backbone
+from bertvision_stream.modes.calibration import calibrate
+from bertvision_stream.report.tables import markdown_grid
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.stream.blocks import TRAIN, BlockKey
+from bertvision_stream.stream.codecs import EncodedBlock
+from bertvision_stream.stream.cost_model import (
     Speeds,
     adapter_flops,
-    attended_tokens,
     epoch_seconds,
     epoch_work,
     forward_flops,
+    mean_attended_tokens,
 )
-from bertvision_stream.devices import keep_freed_memory, pick_dtype
-from bertvision_stream.heads import HeadShape
-from bertvision_stream.plan import Position
-from bertvision_stream.report import markdown_grid
-from bertvision_stream.training import make_training
+from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.head_training import make_training
+from bertvision_stream.utils.devices import keep_freed_memory, pick_dtype
 
 LENGTHS = (16, 32, 64, 128, 256)
 FORWARD_TOKENS = 1024  # of every length: what a micro-batch has on a CPU
@@ -264,7 +264,7 @@ def _calibrated(inputs: Inputs) -> tuple[float, float]:
         num_layers=inputs.shape.num_layers,
         hidden_size=inputs.shape.hidden_size,
         intermediate_size=model.config.intermediate_size,
-        attended=attended_tokens(store.lengths.tolist()),
+        attended=mean_attended_tokens(store.lengths.tolist()),
     )
     found = calibrate(
         model.config,

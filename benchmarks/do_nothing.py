@@ -11,9 +11,10 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from actors.records import Ack, DeviceInfo, EpochEnd, Receipt
-from bertvision_stream.blocks import BlockKey
-from bertvision_stream.plan import Position, Reception, StreamPlan
+from actors.records import BlockReceipt, DeliveryReply, EpochEnd
+from bertvision_stream.stream.blocks import BlockKey
+from bertvision_stream.stream.plan import DeliveryStatus, Position, StreamPlan
+from bertvision_stream.stream.stats import DeviceInfo
 
 # Above the 100 KiB up to which Ray sends a result inside its messages: as every real block, these
 # lie in the object store, and the stream keeps account of where.
@@ -36,7 +37,7 @@ class IdleExtractor:
     @ray.method(num_returns=2)
     def extract(self, key: BlockKey) -> Any:  # Ray splits the tuple
         """As `FeatureExtractor.extract`, with an array in the place of an `EncodedBlock`."""
-        return self._block, Receipt(0.0)
+        return self._block, BlockReceipt(0.0)
 
 
 class IdleTrainer:
@@ -54,18 +55,18 @@ class IdleTrainer:
 
     def consume_all(
         self, deliveries: Sequence[tuple[Position, BlockKey]], *blocks: np.ndarray
-    ) -> list[Ack]:
+    ) -> list[DeliveryReply]:
         return [self.consume(position, key) for position, key in deliveries]
 
-    def consume(self, position: Position, key: BlockKey) -> Ack:
-        reception = Reception.CONSUMED
+    def consume(self, position: Position, key: BlockKey) -> DeliveryReply:
+        reception = DeliveryStatus.CONSUMED
         if position > self._at:
-            reception = Reception.TOO_EARLY
+            reception = DeliveryStatus.TOO_EARLY
         elif position < self._at:
-            reception = Reception.DUPLICATE
+            reception = DeliveryStatus.DUPLICATE
         else:
             self._at = position.next
-        return Ack(reception, 0.0, 0.0, 0.0)
+        return DeliveryReply(reception, 0.0, 0.0, 0.0)
 
     def end_epoch(self, epoch: int) -> EpochEnd:
         self._at = Position(epoch + 1, 0)

@@ -22,10 +22,10 @@ import torch
 from actors.cluster import connect
 from actors.extractor import ExtractorSpec
 from benchmarks.inputs import Inputs, load_inputs, make_extractor
-from bertvision_stream.backbone import MICRO_BATCH_TOKENS
-from bertvision_stream.blocks import TRAIN, BlockKey, micro_batches
-from bertvision_stream.devices import keep_freed_memory
-from bertvision_stream.torch_environment import TORCH_ENVIRONMENT
+from bertvision_stream.models.backbone import MICRO_BATCH_TOKENS, micro_batches
+from bertvision_stream.stream.blocks import TRAIN, BlockKey
+from bertvision_stream.utils.devices import keep_freed_memory
+from bertvision_stream.utils.torch_environment import TORCH_ENVIRONMENT
 
 DEFAULTS = ("backbone=minilm", "data.path=../shared/data/glue")
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")

@@ -43,11 +43,11 @@ from benchmarks.gpu_parts import (
     training,
 )
 from benchmarks.layouts import BLOCK_TOKENS, LARGE, Gpu
-from bertvision_stream.backbone import Backbone
-from bertvision_stream.codecs import Codec
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.devices import keep_freed_memory
-from bertvision_stream.extract import BlockExtractor
+from bertvision_stream.models.backbone import Backbone
+from bertvision_stream.models.extract import BlockExtractor
+from bertvision_stream.settings.types import Codec
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.utils.devices import keep_freed_memory
 
 SAMPLE_TOKENS = 98_304
 HEADS = (1, 16, 64)

@@ -20,8 +20,8 @@ from benchmarks.layouts import (
     Rows,
     Shape,
 )
-from bertvision_stream.codecs import Codec
-from bertvision_stream.report import markdown_grid
+from bertvision_stream.report.tables import markdown_grid
+from bertvision_stream.settings.types import Codec
 
 CODECS: tuple[Codec, ...] = ("bf16", "int8")
 

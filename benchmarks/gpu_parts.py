@@ -17,19 +17,20 @@ import torch
 from transformers import BertConfig
 
 from benchmarks.layouts import GPUS, Gpu, Rows, Shape
-from bertvision_stream.backbone import Backbone
-from bertvision_stream.blocks import TRAIN, BlockKey, micro_batches
-from bertvision_stream.calibration import made_up_model
-from bertvision_stream.codecs import Codec, EncodedBlock, stored_tensor
-from bertvision_stream.config import load_settings
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.data import TokenStore
-from bertvision_stream.device_copy import to_device
-from bertvision_stream.devices import attention_of_any_shape, pick_dtype
-from bertvision_stream.extract import BlockExtractor
-from bertvision_stream.heads import HeadShape
-from bertvision_stream.plan import Position
-from bertvision_stream.training import make_training
+from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.models.backbone import Backbone, micro_batches
+from bertvision_stream.models.extract import BlockExtractor
+from bertvision_stream.modes.calibration import made_up_model
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.settings.types import Codec
+from bertvision_stream.stream.blocks import TRAIN, BlockKey
+from bertvision_stream.stream.codecs import EncodedBlock, stored_tensor
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.head_training import make_training
+from bertvision_stream.utils.device_copy import to_device
+from bertvision_stream.utils.devices import attention_of_any_shape, pick_dtype
 
 VOCABULARY = BertConfig().vocab_size
 HEAD_SIZE = 64  # of an attention head, in every BERT

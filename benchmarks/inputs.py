@@ -5,27 +5,30 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.cluster import cluster_resources, place
-from actors.service import StreamOutcome, plan_stream, run_stream
-from bertvision_stream.backbone import (
+from actors.cluster import cluster_resources
+from actors.engine import run_stream
+from bertvision_stream.data.load import load_task_data
+from bertvision_stream.data.splits import TaskData
+from bertvision_stream.data.tokenize import tokens_of
+from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
     hidden_shape,
     load_classifier,
     load_tokenizer,
 )
-from bertvision_stream.checkpoint import Checkpoint
-from bertvision_stream.codecs import BlockFormat
-from bertvision_stream.config import load_settings
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.data import TaskData, load_task_data
-from bertvision_stream.devices import pick_dtype
-from bertvision_stream.extract import BlockExtractor
-from bertvision_stream.heads import HeadShape
-from bertvision_stream.plan import StreamPlan
-from bertvision_stream.preparation import tokens_of
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.sources import locate
+from bertvision_stream.models.extract import BlockExtractor
+from bertvision_stream.models.sources import locate
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.stream.blocks import BlockFormat
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.stream.placement import plan_placement
+from bertvision_stream.stream.plan import StreamPlan, plan_stream
+from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.training.outcome import StreamOutcome
+from bertvision_stream.utils.devices import pick_dtype
 
 CPU = torch.device("cpu")
 
@@ -107,14 +110,14 @@ def run_streamed(
         stream = settings.stream.model_copy(update={"cache": cache})
         settings = settings.model_copy(update={"stream": stream})
     cluster = cluster_resources()
-    placement = place(cluster, settings)
+    placement = plan_placement(cluster, settings)
     plan = plan_stream(
         settings,
         inputs.corpus,
         inputs.block_format,
         num_extractors=placement.num_extractors,
         num_nodes=cluster.num_nodes,
-        store_bytes=cluster.store_room(0),
+        store_bytes=cluster.free_store_bytes(0),
     )
     outcome = run_stream(
         plan,

@@ -10,12 +10,19 @@ from functools import cache
 
 import numpy as np
 
-from bertvision_stream.backbone import load_tokenizer
-from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.budget import plan_budget
-from bertvision_stream.codecs import BlockFormat, Codec
-from bertvision_stream.config import load_settings
-from bertvision_stream.cost_model import (
+from bertvision_stream.data.load import load_task_data
+from bertvision_stream.data.tokenize import tokens_of
+from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.models.backbone import load_tokenizer
+from bertvision_stream.models.sources import locate
+from bertvision_stream.modes.planned_backbone import KNOWN_SHAPES
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.settings.groups import HeadSettings
+from bertvision_stream.settings.tasks import TASKS, Task
+from bertvision_stream.settings.types import Codec
+from bertvision_stream.stream.blocks import TRAIN, BlockFormat, BlockKey
+from bertvision_stream.stream.budget import plan_budget
+from bertvision_stream.stream.cost_model import (
     GIGABIT_BYTES,
     EpochSeconds,
     Forecast,
@@ -29,14 +36,7 @@ from bertvision_stream.cost_model import (
     run_seconds,
     train_tokens_per_second,
 )
-from bertvision_stream.data import load_task_data
-from bertvision_stream.heads import Head, HeadShape
-from bertvision_stream.plan import StreamPlan
-from bertvision_stream.planned_backbone import KNOWN_SHAPES
-from bertvision_stream.preparation import tokens_of
-from bertvision_stream.setting_groups import HeadSettings
-from bertvision_stream.sources import locate
-from bertvision_stream.tasks import TASKS, Task
+from bertvision_stream.stream.plan import StreamPlan
 
 GPUS_PER_NODE = 8
 EPOCHS = 10
@@ -108,7 +108,7 @@ class Rows:
 
     @property
     def attended(self) -> float:
-        """See `cost_model.attended_tokens`."""
+        """See `cost_model.mean_attended_tokens`."""
         return self.sample_squares / self.sample_tokens
 
     @property

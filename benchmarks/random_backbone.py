@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from bertvision_stream.backbone import load_tokenizer
-from bertvision_stream.sources import MINILM, locate
+from bertvision_stream.models.backbone import load_tokenizer
+from bertvision_stream.models.sources import MINILM, locate
 
 FOLDER = Path("outputs/random-bert-base")
 

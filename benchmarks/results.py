@@ -10,7 +10,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bertvision_stream.results import write_text
+from bertvision_stream.utils.files import write_text
 
 HEADER = """\
 # Measured

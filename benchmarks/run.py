@@ -30,8 +30,8 @@ from benchmarks import (
 from benchmarks.random_backbone import FOLDER, make_random_backbone
 from benchmarks.results import Section, write_section
 from benchmarks.sweeps import measure_full_cache as full_cache
-from bertvision_stream.config import load_settings
-from bertvision_stream.errors import ConfigError
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.utils.errors import ConfigError
 
 DEFAULTS = ("backbone=minilm", "data.path=../shared/data/glue")
 

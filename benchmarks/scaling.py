@@ -35,10 +35,14 @@ from benchmarks.layouts import (
     Shape,
     count,
 )
-from bertvision_stream.codecs import Codec
-from bertvision_stream.cost_model import GIGABIT_BYTES, break_even_tokens_per_second, dump_bytes
-from bertvision_stream.report import markdown_grid
-from bertvision_stream.units import format_bytes, format_count
+from bertvision_stream.report.tables import markdown_grid
+from bertvision_stream.settings.types import Codec
+from bertvision_stream.stream.cost_model import (
+    GIGABIT_BYTES,
+    break_even_tokens_per_second,
+    dump_bytes,
+)
+from bertvision_stream.utils.units import format_bytes, format_count
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "scaling.md"

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from benchmarks.inputs import CPU, Inputs, load_inputs
-from bertvision_stream.backbone import Backbone
-from bertvision_stream.batches import Batch, OpenBlock, join
-from bertvision_stream.blocks import TRAIN, BlockKey, epoch_sequence
-from bertvision_stream.codecs import EncodedBlock
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.devices import pick_dtype
-from bertvision_stream.extract import BlockExtractor
-from bertvision_stream.plan import Position
-from bertvision_stream.training import HeadTraining, make_training
+from bertvision_stream.models.backbone import Backbone
+from bertvision_stream.models.extract import BlockExtractor
+from bertvision_stream.stream.blocks import TRAIN, BlockKey, epoch_sequence
+from bertvision_stream.stream.codecs import EncodedBlock
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.batches import Batch, OpenBlock, join
+from bertvision_stream.training.head_training import HeadTraining, make_training
+from bertvision_stream.utils.devices import pick_dtype
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ import ray
 from actors.cluster import connect
 from benchmarks.inputs import Inputs, load_inputs, run_streamed
 from benchmarks.processes import Memory, memory, process_tree
-from bertvision_stream.checkpoint import Checkpoint, save_checkpoint
+from bertvision_stream.training.checkpoint import Checkpoint, save_checkpoint
 
 MIB = 2**20
 FIRST, SPAN = 9, 10  # epochs counted from 0

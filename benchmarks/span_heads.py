@@ -16,16 +16,16 @@ from statistics import mean
 import torch
 
 from benchmarks.inputs import CPU, load_inputs
-from bertvision_stream.backbone import Backbone
-from bertvision_stream.blocks import TRAIN, epoch_sequence
-from bertvision_stream.config import load_settings
-from bertvision_stream.devices import keep_freed_memory
-from bertvision_stream.extract import BlockExtractor
-from bertvision_stream.finetune import FinetuneOptions, finetune
-from bertvision_stream.objectives import make_objective
-from bertvision_stream.plan import Position
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.training import make_training
+from bertvision_stream.models.backbone import Backbone
+from bertvision_stream.models.extract import BlockExtractor
+from bertvision_stream.models.finetune import FinetuneOptions, finetune
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.stream.blocks import TRAIN, epoch_sequence
+from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.head_training import make_training
+from bertvision_stream.training.objectives.factory import make_objective
+from bertvision_stream.utils.devices import keep_freed_memory
 
 HEADS = {
     "adapter_pooler (default)": (),

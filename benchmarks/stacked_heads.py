@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from bertvision_stream.config import load_settings
-from bertvision_stream.devices import keep_freed_memory
-from bertvision_stream.heads import Head, HeadShape
+from bertvision_stream.heads.head import Head, HeadShape
 from bertvision_stream.heads.stacked import stacked_logits
-from bertvision_stream.settings import HeadSettings
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.settings.settings import HeadSettings
+from bertvision_stream.utils.devices import keep_freed_memory
 
 NUM_TOKENS, NUM_EXAMPLES = 1024, 32
 SHAPE = HeadShape(num_layers=7, hidden_size=384, num_outputs=2, max_length=128)

@@ -18,8 +18,8 @@ from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 
 from actors.cluster import ENVIRONMENT, OWN_CLUSTER
-from actors.crew import here
 from actors.stream import FeatureStream
+from actors.stream_actors import on_this_node
 from benchmarks.do_nothing import (
     BLOCK_BYTES,
     IdleExtractor,
@@ -29,9 +29,10 @@ from benchmarks.do_nothing import (
     start_actor,
 )
 from benchmarks.processes import cpu_time, thread_times
-from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.budget import plan_budget
-from bertvision_stream.plan import StreamPlan, StreamStats
+from bertvision_stream.stream.blocks import TRAIN, BlockKey
+from bertvision_stream.stream.budget import plan_budget
+from bertvision_stream.stream.plan import StreamPlan
+from bertvision_stream.stream.stats import StreamStats
 
 NUM_NODES = 4
 STORE_BYTES = 128 * 2**20  # of each node
@@ -157,7 +158,7 @@ def _run(layout: Layout, actors: _Actors) -> Cost:
     plan = _plan(layout)
     stream: Any = (
         ray.remote(FeatureStream)
-        .options(num_cpus=0, scheduling_strategy=here())
+        .options(num_cpus=0, scheduling_strategy=on_this_node())
         .remote(
             plan,
             StartedExtractors(actors.extractors_of(layout)),

@@ -22,8 +22,8 @@ from benchmarks.cache_sweep import HeadAlone
 from benchmarks.inputs import Inputs, load_inputs, run_streamed
 from benchmarks.processes import cpu_seconds
 from benchmarks.results import ratios, with_spread
-from bertvision_stream.checkpoint import Checkpoint
-from bertvision_stream.units import format_bytes
+from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.utils.units import format_bytes
 
 DEFAULTS = (
     "task=rte",

@@ -10,7 +10,7 @@ from benchmarks.observe import Observed
 from benchmarks.peers.launch import run_peer
 from benchmarks.peers.outcome import TrialsOutcome
 from benchmarks.results import ratios, with_spread
-from bertvision_stream.units import format_bytes
+from bertvision_stream.utils.units import format_bytes
 
 PEERS = {
     "search": "one search, one stream",

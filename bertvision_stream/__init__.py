@@ -13,8 +13,8 @@ from wrapt import when_imported
 __version__ = "0.1.0"
 
 when_imported("transformers.models.auto.configuration_auto")(
-    lambda _: import_module("bertvision_stream.model_config")
+    lambda _: import_module("bertvision_stream.models.head_config")
 )
 when_imported("transformers.models.auto.modeling_auto")(
-    lambda _: import_module("bertvision_stream.model")
+    lambda _: import_module("bertvision_stream.models.head_model")
 )

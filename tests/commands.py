@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bertvision_stream import run as command
-from bertvision_stream.run_log import log
+from bertvision_stream.utils.log import log
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def run_here(folder: Path, *arguments: str) -> Done:
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
-        patch.setattr(command, "_heed_sigterm", lambda: None)
-        patch.setattr(command, "_stop_ray", lambda: None)
+        patch.setattr(command, "interrupt_on_sigterm", lambda: None)
+        patch.setattr(command, "stop_ray", lambda: None)
         with _log_kept():
             code = command.main(arguments)
     return Done(code, _text(out), _text(err))

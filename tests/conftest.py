@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from actors.cluster import ClusterResources
+    from bertvision_stream.stream.placement import ClusterResources
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What clusters of tests have, alike on every machine; Ray reads it when one is started.

@@ -10,14 +10,14 @@ from test_report import report_on, split_result
 from tiny import MAX_LENGTH, task_settings, tiny_classifier, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from bertvision_stream import finetuned
-from bertvision_stream.backbone import BackboneWeights, hidden_shape
-from bertvision_stream.custom_data import custom_task
-from bertvision_stream.export import export_model
-from bertvision_stream.heads import Head, HeadShape
-from bertvision_stream.results import write_json
-from bertvision_stream.run_folder import dotted
-from bertvision_stream.tasks import TASKS
+from bertvision_stream.data.custom import custom_task
+from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.models.backbone import BackboneWeights, hidden_shape
+from bertvision_stream.models.export import export_model
+from bertvision_stream.models.finetuned_store import save_finetuned
+from bertvision_stream.settings.settings import dotted
+from bertvision_stream.settings.tasks import TASKS
+from bertvision_stream.utils.files import write_json
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def export_tiny(
     classifier.config.name_or_path = "/somewhere/bert"
     weights = BackboneWeights.of(classifier)
     exported = Exported(root, root / task / "one" / "model", classifier, head)
-    finetuned.save(exported.backbone_folder, weights, tiny_tokenizer(), {})
+    save_finetuned(exported.backbone_folder, weights, tiny_tokenizer(), {})
     scores = dict.fromkeys(facts.metrics, (0.5, 0.625, 0.75))
     report = report_on("rte", split_result("validation", 100, **scores))
     export_model(

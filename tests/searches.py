@@ -14,20 +14,20 @@ import pytest
 from streams import SHAPE, TASK, extractor_of, plan_of
 from tiny import CPU, task_settings, tiny_tokenizer
 
-from actors.cluster import ClusterResources, Placement
-from actors.job import Job
-from actors.prepare import PreparedBackbone
-from bertvision_stream.backbone import BackboneWeights
-from bertvision_stream.blocks import TRAIN
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.data import Split, TaskData
-from bertvision_stream.fit import HeadResult
-from bertvision_stream.plan import Position
-from bertvision_stream.search_space import trial_settings
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.training import make_training
-from tune.analysis import Search, read_search
+from bertvision_stream.data.splits import Split, TaskData
+from bertvision_stream.models.backbone import BackboneWeights
+from bertvision_stream.models.prepare import PreparedBackbone
+from bertvision_stream.modes.job import Job
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.stream.blocks import TRAIN
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.stream.placement import ClusterResources, Placement
+from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.fit import HeadResult
+from bertvision_stream.training.head_training import make_training
 from tune.search import SearchOutcome, search_heads
+from tune.space import trial_settings
+from tune.trials import Search, read_search
 
 # Two trials after two others, of three epochs each.
 IN_PAIRS = (
@@ -59,7 +59,7 @@ def job_of(
         plan=plan_of(settings, corpus, cluster, num_extractors=1),
         shape=SHAPE,
         backbone=PreparedBackbone(weights, None, 0.0, True, {}),
-        store_bytes=cluster.store_room(0),
+        store_bytes=cluster.free_store_bytes(0),
     )
 
 

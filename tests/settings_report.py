@@ -2,8 +2,8 @@
 
 import pytest
 
-from bertvision_stream.config import load_settings
-from bertvision_stream.errors import ConfigError
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.utils.errors import ConfigError
 
 CUSTOM = ["task=custom", "data.path=a.csv", "data.text_columns=[a,b]", "data.label_column=y"]
 

@@ -17,12 +17,13 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 
-from actors.records import Ack, DeviceInfo, EpochEnd, Receipt
+from actors.records import BlockReceipt, DeliveryReply, EpochEnd
 from actors.stream import FeatureStream
-from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.budget import plan_budget
-from bertvision_stream.errors import TrainerLostError
-from bertvision_stream.plan import Position, Reception, StreamPlan, StreamStats
+from bertvision_stream.stream.blocks import TRAIN, BlockKey
+from bertvision_stream.stream.budget import plan_budget
+from bertvision_stream.stream.plan import DeliveryStatus, Position, StreamPlan
+from bertvision_stream.stream.stats import DeviceInfo, StreamStats
+from bertvision_stream.utils.errors import TrainerLostError
 
 LARGEST = 1000  # bytes of a block at most
 NUM_EPOCHS = 4
@@ -94,9 +95,9 @@ class Extractor(Actor):
         self.world.blocks.add(block)
         return block, self.ask(lambda: self._make(key))
 
-    def _make(self, key: BlockKey) -> Receipt:
+    def _make(self, key: BlockKey) -> BlockReceipt:
         self.world.made[key] += 1
-        return Receipt(0.0)
+        return BlockReceipt(0.0)
 
     def raise_error(self) -> None:
         """Fail at the next block, and live on."""
@@ -118,22 +119,22 @@ class Trainer(Actor):
 
     def _consume_all(
         self, deliveries: Sequence[tuple[Position, BlockKey]], *blocks: Block
-    ) -> list[Ack]:
+    ) -> list[DeliveryReply]:
         assert [block.key for block in blocks] == [key for _, key in deliveries]
         self.handed.append((deliveries[0][0], len(deliveries)))
         if any(block.node not in self.world.stores for block in blocks):
             raise ObjectLostError("ref", None, "here")  # before the call begins
         return [self._consume(position, key) for position, key in deliveries]
 
-    def _consume(self, position: Position, key: BlockKey) -> Ack:
-        reception = Reception.CONSUMED
+    def _consume(self, position: Position, key: BlockKey) -> DeliveryReply:
+        reception = DeliveryStatus.CONSUMED
         if position != self.at:
             early = position > self.at
-            reception = Reception.TOO_EARLY if early else Reception.DUPLICATE
+            reception = DeliveryStatus.TOO_EARLY if early else DeliveryStatus.DUPLICATE
         else:
             self.at = position.next
             self.consumed.append(key)
-        return Ack(reception, 0.0, 0.0, 0.0)
+        return DeliveryReply(reception, 0.0, 0.0, 0.0)
 
     def _end_epoch(self, epoch: int) -> EpochEnd:
         end = Position(epoch, len(self.world.plan.block_bytes))
@@ -289,7 +290,7 @@ class World:
         assert sum(held[node] for node in self.stores) <= self.plan.budget.total_bytes
 
     async def _all_epochs(self) -> None:
-        """What the driver does (see `actors.crew`)."""
+        """What the driver does (see `actors.stream_actors`)."""
         stream = await self._new_stream()
         for epoch in range(NUM_EPOCHS):
             kept = [list(trainer.consumed) for trainer in self.trainers]

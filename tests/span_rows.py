@@ -15,8 +15,8 @@ import pandas as pd
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from bertvision_stream.data import Split
-from bertvision_stream.spans.questions import questions_from_rows
+from bertvision_stream.data.splits import Split
+from bertvision_stream.data.squad import questions_from_rows
 
 Row = dict[str, Any]
 

@@ -27,22 +27,23 @@ from tiny import (
     token_store,
 )
 
-from actors.cluster import ClusterResources, Placement
-from actors.service import StreamOutcome, plan_stream, run_stream
-from bertvision_stream.backbone import Backbone, BackboneWeights
-from bertvision_stream.blocks import TRAIN
-from bertvision_stream.codecs import BlockFormat
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.devices import pick_dtype
-from bertvision_stream.extract import BlockExtractor, validation_logits
-from bertvision_stream.fit import HeadResult
-from bertvision_stream.heads import HeadShape
-from bertvision_stream.objectives import make_objective
-from bertvision_stream.plan import StreamPlan
-from bertvision_stream.plan_check import Compared
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.tasks import TASKS
-from bertvision_stream.training import make_training, train_in_process
+from actors.engine import run_stream
+from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.models.backbone import Backbone, BackboneWeights
+from bertvision_stream.models.extract import BlockExtractor, validation_logits
+from bertvision_stream.modes.local import train_in_process
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.settings.tasks import TASKS
+from bertvision_stream.stream.blocks import TRAIN, BlockFormat
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.stream.placement import ClusterResources, Placement
+from bertvision_stream.stream.plan import StreamPlan, plan_stream
+from bertvision_stream.stream.plan_check import Compared
+from bertvision_stream.training.fit import HeadResult
+from bertvision_stream.training.head_training import make_training
+from bertvision_stream.training.objectives.factory import make_objective
+from bertvision_stream.training.outcome import StreamOutcome
+from bertvision_stream.utils.devices import pick_dtype
 
 TASK = TASKS["cola"]
 # Wide enough for blocks above 100 KiB: Ray sends smaller ones past its object store.
@@ -88,7 +89,7 @@ def plan_of(
         block_format,
         num_extractors=num_extractors,
         num_nodes=cluster.num_nodes,
-        store_bytes=cluster.store_room(0),
+        store_bytes=cluster.free_store_bytes(0),
     )
     assert min(plan.block_bytes.values()) > INLINE_BYTES
     return plan

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bertvision_stream import __version__
-from bertvision_stream.config import format_help, load_settings
+from bertvision_stream.settings.command_line import format_help, load_settings
 
 # What passes for a backbone until it is loaded.
 BACKBONE = {"bert/config.json": "{}", "bert/model.safetensors": "", "bert/tokenizer.json": "{}"}

@@ -9,14 +9,20 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY as ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGES = (
     "bertvision_stream",
-    "bertvision_stream/demo",
+    "bertvision_stream/data",
     "bertvision_stream/heads",
-    "bertvision_stream/objectives",
-    "bertvision_stream/spans",
+    "bertvision_stream/models",
+    "bertvision_stream/modes",
+    "bertvision_stream/report",
+    "bertvision_stream/settings",
+    "bertvision_stream/stream",
+    "bertvision_stream/training",
+    "bertvision_stream/training/objectives",
+    "bertvision_stream/utils",
     "actors",
     "tune",
 )
@@ -51,8 +57,11 @@ def test_the_wheel_holds_every_module_and_no_test(wheel: Path):
         f"{package}/{path.name}" for package in PACKAGES for path in (ROOT / package).glob("*.py")
     }
     assert {f"{package}/__init__.py" for package in PACKAGES} <= expected
-    templates = {f"bertvision_stream/templates/{name}" for name in ("report.html.j2",)}
-    assert packed == expected | templates
+    shipped = {
+        "bertvision_stream/data/demo.parquet",
+        "bertvision_stream/report/templates/report.html.j2",
+    }
+    assert packed == expected | shipped
 
 
 @pytest.mark.slow
@@ -76,10 +85,10 @@ import importlib, sys
 sys.path.insert(0, {str(site)!r})
 for name in {modules!r}:
     assert importlib.import_module(name).__file__.startswith({str(site)!r}), name
-from bertvision_stream.demo import make_demo
-from bertvision_stream.config import load_settings
-train, validation = make_demo(0)
-print(len(train), len(validation), load_settings(["task=demo"]).tasks)
+from bertvision_stream.data.demo import load_demo
+from bertvision_stream.settings.command_line import load_settings
+rows = load_demo()
+print(len(rows.train), len(rows.validation["validation"]), load_settings(["task=demo"]).tasks)
 """
     # -I: neither the working folder nor PYTHONPATH, from where the checkout might be imported.
     assert run(sys.executable, "-I", "-c", code, cwd=tmp_path) == "4000 1000 ('demo',)\n"

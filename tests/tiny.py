@@ -15,12 +15,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from bertvision_stream.blocks import TRAIN, BlockKey
-from bertvision_stream.codecs import Codec, EncodedBlock, encode
-from bertvision_stream.config import load_settings
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.data import TokenStore
-from bertvision_stream.settings import TaskSettings
+from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.settings.command_line import load_settings
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.settings.types import Codec
+from bertvision_stream.stream.blocks import TRAIN, BlockKey
+from bertvision_stream.stream.codecs import EncodedBlock, encode
+from bertvision_stream.stream.corpus import Corpus
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 60

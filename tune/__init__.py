@@ -1,1 +1,1 @@
-"""Search with Ray Tune (comes with a later version)."""
+"""Search with Ray Tune."""

@@ -8,17 +8,18 @@ from typing import Any
 from ray import tune
 from transformers import PreTrainedTokenizerBase
 
-from actors.cluster import ClusterResources, in_thread
-from actors.job import Job
-from actors.prepare import check_num_workers, prepare_backbone
-from bertvision_stream.corpus import Corpus
-from bertvision_stream.errors import SearchError
-from bertvision_stream.evaluate import main_score
-from bertvision_stream.search_space import trial_settings
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.tasks import Task
-from bertvision_stream.trial_results import SCORE
+from actors.cluster import in_thread
+from bertvision_stream.models.prepare import check_num_workers, prepare_backbone
+from bertvision_stream.modes.job import Job
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.settings.tasks import Task
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.stream.placement import ClusterResources
+from bertvision_stream.training.metrics import main_score
+from bertvision_stream.utils.errors import SearchError
 from tune.search import SearchOutcome, make_tuner
+from tune.space import trial_settings
+from tune.trial_results import SCORE
 
 
 def search_backbones(

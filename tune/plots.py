@@ -12,20 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bertvision_stream.errors import SearchError
-from bertvision_stream.figures import (
+from bertvision_stream.report.figures import (
     BLUE,
     GREY,
     ORANGE,
     RED,
     YELLOW,
+    integer_epoch_axis,
     new_figure,
     save_figures,
-    whole_epochs,
 )
-from bertvision_stream.search_dimensions import Choice, Range, show
-from bertvision_stream.trial_results import SCORE
-from tune.analysis import Search, Trial, best_trial
+from bertvision_stream.settings.search_dimensions import Choice, Range, show
+from bertvision_stream.utils.errors import SearchError
+from tune.trial_results import SCORE
+from tune.trials import Search, Trial, best_trial
 
 _COLORS = {"finished": BLUE, "stopped": GREY, "unfinished": ORANGE}
 _LOST, _BEST = RED, YELLOW
@@ -78,10 +78,10 @@ def draw_learning_curves(search: Search) -> Figure:
         for trial in sorted(search.trials, key=lambda trial: trial is best):  # the best on top
             if column in trial.history:
                 _curve(axes, trial.history[column].dropna(), trial, best=trial is best)
-        whole_epochs(axes)
+        integer_epoch_axis(axes)
         axes.set_ylabel(label)
     _limit_losses(
-        axes, [t.history[column] for t in search.trials if t.in_the_race and column in t.history]
+        axes, [t.history[column] for t in search.trials if t.is_eligible and column in t.history]
     )
     _legend(figure, search.trials, best)
     return figure
@@ -97,7 +97,7 @@ def draw_best_so_far(search: Search) -> Figure:
     highest, steps = -math.inf, []
     for position, trial in enumerate(reported, start=1):
         _mark(axes, position, trial, best=trial is best)
-        highest = max(highest, trial.score) if trial.in_the_race else highest
+        highest = max(highest, trial.score) if trial.is_eligible else highest
         steps.append(highest if math.isfinite(highest) else math.nan)
     if reported:
         axes.step(range(1, len(steps) + 1), steps, where="post", color="black", lw=1.2, zorder=1)
@@ -166,7 +166,7 @@ def _with_margin(dimension: Range) -> tuple[float, float]:
 
 def _mark(axes: Axes, x: float, trial: Trial, *, best: bool) -> None:
     """One trial as a point; a cross on the lower edge if it is lost."""
-    if trial.in_the_race:
+    if trial.is_eligible:
         color = _BEST if best else _COLORS[trial.status]
         marker, size = ("*", 200) if best else ("o", 36)
         axes.scatter(

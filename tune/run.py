@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.job import Job
-from bertvision_stream.results import SearchSummary
-from bertvision_stream.search_space import trial_settings
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.units import format_seconds
-from tune.analysis import best_trial, read_search, render_trials, write_analysis
+from bertvision_stream.modes.job import Job
+from bertvision_stream.report.records import SearchSummary
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.utils.units import format_seconds
+from tune.analysis import render_trials, write_analysis
 from tune.backbone import search_backbones
 from tune.search import search_heads
+from tune.space import trial_settings
+from tune.trials import best_trial, read_search
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run_search(
     summary = SearchSummary(
         target=settings.search.target,
         trials=len(search.trials),
-        lost=sum(not trial.in_the_race for trial in search.trials),
+        lost=sum(not trial.is_eligible for trial in search.trials),
         best_trial=best.number,
         best_score=best.score,
         best_config=dict(best.config),

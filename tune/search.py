@@ -13,22 +13,22 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from actors.board import HeadReport, SearchBoard
 from actors.cluster import in_thread
-from actors.crew import Crew, here, make_crew
-from actors.job import Job
-from bertvision_stream.checkpoint import Checkpoint
-from bertvision_stream.cost_model import trials_at_once
-from bertvision_stream.errors import SearchError
-from bertvision_stream.heads import Head
-from bertvision_stream.results import EpochRecord
-from bertvision_stream.search_dimensions import Choice, Dimension
-from bertvision_stream.search_space import read_space
-from bertvision_stream.setting_groups import HeadSettings
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.trial_results import MODE, SCORE, epoch_result
+from actors.stream_actors import StreamActors, on_this_node, start_stream_actors
+from bertvision_stream.heads.head import Head
+from bertvision_stream.modes.job import Job
+from bertvision_stream.settings.groups import HeadSettings
+from bertvision_stream.settings.search_dimensions import Choice, Dimension
+from bertvision_stream.settings.search_space import read_space
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.stream.cost_model import trials_at_once
+from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.training.records import EpochRecord
+from bertvision_stream.utils.errors import SearchError
+from tune.epoch_barrier import EpochBarrier, HeadReport
 from tune.space import make_searcher, tune_domains
 from tune.trial import HeadTrial
+from tune.trial_results import MODE, SCORE, epoch_result
 
 EXPERIMENT = "tune"
 
@@ -102,7 +102,7 @@ def search_heads(
     start = time.perf_counter()
     settings = job.settings
     max_concurrent = pick_max_concurrent(job)
-    crew = make_crew(
+    stream_actors = start_stream_actors(
         job.plan,
         job.placement,
         settings=settings,
@@ -114,38 +114,42 @@ def search_heads(
         show_progress=show_progress,
     )
     try:
-        extractor, trainer = crew.ready()
+        extractor, trainer = stream_actors.ready()
         say(
             f"search: {settings.search.num_trials} trials, {max_concurrent} heads at once; "
             f"{job.placement.num_extractors} extractors on {extractor}, "
             f"{settings.train.num_trainers} head trainers on {trainer}"
         )
-        board: Any = (
-            ray.remote(SearchBoard)
-            .options(num_cpus=0, name=f"{crew.name}-search-board", scheduling_strategy=here())
+        barrier: Any = (
+            ray.remote(EpochBarrier)
+            .options(
+                num_cpus=0,
+                name=f"{stream_actors.name}-search-barrier",
+                scheduling_strategy=on_this_node(),
+            )
             .remote(settings.search.num_trials - _num_ended(folder, resume), max_concurrent)
         )
-        trainable = tune.with_parameters(HeadTrial, board=board, base=settings)
+        trainable = tune.with_parameters(HeadTrial, barrier=barrier, base=settings)
         tuner = make_tuner(
             settings, folder, trainable, max_concurrent=max_concurrent, resume=resume
         )
         trials = in_thread(tuner.fit, "ray-tune")
-        epochs = _serve(crew, board, trials, say)
+        epochs = _serve(stream_actors, barrier, trials, say)
         trials.result()
-        ray.kill(board)
+        ray.kill(barrier)
     except (tune.TuneError, OSError) as error:
         raise SearchError(f"the search failed: {error}") from error
     finally:
-        # After an error or an interruption trials are left to wait at their board, until Ray ends
+        # After an error or an interruption trials are left to wait at their barrier, until Ray ends
         # with this process: Tune then knows them as running, and can go on with them.
-        crew.stop()
+        stream_actors.stop()
     return SearchOutcome(
         seconds=time.perf_counter() - start,
         max_concurrent=max_concurrent,
         epochs=epochs,
-        tokens_extracted=crew.stats.tokens_extracted,
-        blocks_extracted=crew.stats.blocks_extracted,
-        blocks_from_cache=crew.stats.blocks_from_cache,
+        tokens_extracted=stream_actors.stats.tokens_extracted,
+        blocks_extracted=stream_actors.stats.blocks_extracted,
+        blocks_from_cache=stream_actors.stats.blocks_from_cache,
     )
 
 
@@ -197,7 +201,7 @@ def _num_ended(folder: Path, resume: bool) -> int:
     """Trials that had ended before an interruption."""
     if not (resume and tune.Tuner.can_restore(str(folder / EXPERIMENT))):
         return 0
-    from tune.analysis import read_search
+    from tune.trials import read_search
 
     return sum(t.status not in ("unfinished", "waiting") for t in read_search(folder).trials)
 
@@ -245,33 +249,36 @@ def _shared_seconds(job: Job) -> float:
 
 
 def _serve(
-    crew: Crew, board: Any, trials: "Future[tune.ResultGrid]", say: Callable[[str], None]
+    stream_actors: StreamActors,
+    barrier: Any,
+    trials: "Future[tune.ResultGrid]",
+    say: Callable[[str], None],
 ) -> int:
     """Run epochs for as long as there are trials; returns how many."""
     epoch = 0
     while not trials.done():
-        asked = ray.get(board.next_round.remote(1.0))
+        asked = ray.get(barrier.next_request.remote(1.0))
         if asked is None:
             continue
-        crew.update(
+        stream_actors.update(
             {
                 name: (settings, None if state is None else Checkpoint.from_bytes(state))
                 for name, (settings, state) in asked.attach.items()
             },
             asked.detach,
         )
-        crew.run_epoch(epoch, last_epoch=epoch + asked.epochs_left - 1)
-        reports = _reports(crew)
+        stream_actors.run_epoch(epoch, last_epoch=epoch + asked.epochs_left - 1)
+        reports = _reports(stream_actors)
         say(_line(epoch, reports))
-        ray.get(board.post.remote(reports))
+        ray.get(barrier.publish.remote(reports))
         epoch += 1
     return epoch
 
 
-def _reports(crew: Crew) -> dict[str, HeadReport]:
+def _reports(stream_actors: StreamActors) -> dict[str, HeadReport]:
     """What the last epoch made of each head; one that had nothing left to do is told so too."""
     reports = {}
-    for end, state in zip(crew.last_ends, crew.checkpoints, strict=True):
+    for end, state in zip(stream_actors.last_ends, stream_actors.checkpoints, strict=True):
         assert state is not None
         for part in state.facts["parts"]:
             kind, _, name = part.partition(":")

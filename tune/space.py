@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ray import tune
@@ -11,9 +12,11 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.sample import Domain
 
 from actors.cluster import in_thread
-from bertvision_stream.search_dimensions import Choice, Dimension
-from bertvision_stream.search_space import Space
-from bertvision_stream.trial_results import MODE, SCORE, WORST_SCORE
+from bertvision_stream.settings.groups import ADAPTER_OPTIONS, HeadSettings
+from bertvision_stream.settings.search_dimensions import Choice, Dimension
+from bertvision_stream.settings.search_space import Space
+from bertvision_stream.settings.settings import TaskSettings
+from tune.trial_results import MODE, SCORE, WORST_SCORE
 
 # Trials that are drawn at random before a searcher learns from their scores. Tune's default for
 # hyperopt is 20, which would make the default search of 20 trials a random one.
@@ -118,3 +121,27 @@ class DivergedIsWorst(Searcher):
 def _finite(result: dict[str, Any]) -> dict[str, Any]:
     score = result.get(SCORE, math.nan)
     return result if math.isfinite(score) else {**result, SCORE: WORST_SCORE}
+
+
+def trial_settings(base: TaskSettings, sample: Mapping[str, Any]) -> TaskSettings:
+    """The settings of a trial.
+
+    Options that only `adapter_pooler` has are left at their defaults for other heads: a searcher
+    draws them all the same.
+
+    Args:
+        base: What the trials have in common.
+        sample: Values by dotted key, as a searcher draws them (NumPy's numbers among them).
+
+    Raises:
+        ValidationError: A value does not fit its setting.
+    """
+    values = base.model_dump()
+    for key, value in sample.items():
+        group, _, name = key.rpartition(".")
+        members = values[group] if group else values
+        members[name] = value.item() if hasattr(value, "item") else value
+    if values["head"]["kind"] != "adapter_pooler":
+        for name in ADAPTER_OPTIONS:
+            values["head"][name] = HeadSettings.model_fields[name].default
+    return type(base).model_validate(values)

@@ -10,10 +10,10 @@ import ray
 from ray import tune
 from ray.actor import ActorHandle
 
-from actors.board import BEAT_SECONDS, HeadReport
-from bertvision_stream.search_space import trial_settings
-from bertvision_stream.settings import TaskSettings
-from bertvision_stream.trial_results import epoch_result, failure_result
+from bertvision_stream.settings.settings import TaskSettings
+from tune.epoch_barrier import HEARTBEAT_SECONDS, HeadReport
+from tune.space import trial_settings
+from tune.trial_results import epoch_result, failure_result
 
 _HEAD, _EPOCH = "head.safetensors", "epoch.json"
 
@@ -21,27 +21,27 @@ _HEAD, _EPOCH = "head.safetensors", "epoch.json"
 class HeadTrial(tune.Trainable):
     """Attaches a head to the stream, and passes on what each epoch makes of it.
 
-    Use it with `tune.with_parameters(HeadTrial, board=..., base=...)`.
+    Use it with `tune.with_parameters(HeadTrial, barrier=..., base=...)`.
     """
 
-    def setup(self, config: dict[str, Any], *, board: ActorHandle, base: TaskSettings) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], *, barrier: ActorHandle, base: TaskSettings) -> None:  # type: ignore[override]
         """Attach a new head.
 
         Args:
             config: Sampled values by dotted key.
-            board: The `SearchBoard`.
+            barrier: The `EpochBarrier`.
             base: The settings that all trials share.
         """
         logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for each checkpoint
-        self._board: Any = board
+        self._barrier: Any = barrier
         self._base = base
         self._over = threading.Event()
         self._attach(config)
-        threading.Thread(target=self._beat, daemon=True, name="beat").start()
+        threading.Thread(target=self._heartbeat, daemon=True, name="heartbeat").start()
 
     def step(self) -> dict[str, Any]:
         """Wait for the end of one more epoch."""
-        report: HeadReport = ray.get(self._board.next_report.remote(self._name))
+        report: HeadReport = ray.get(self._barrier.next_report.remote(self._name))
         self._report = report
         if report.failure:
             return {**failure_result(report.failure), "done": True}
@@ -76,11 +76,11 @@ class HeadTrial(tune.Trainable):
     ) -> None:
         self._name = self.trial_id
         settings = trial_settings(self._base, config)
-        ray.get(self._board.attach.remote(self._name, settings, checkpoint, epoch))
+        ray.get(self._barrier.attach.remote(self._name, settings, checkpoint, epoch))
 
     def _leave(self) -> None:
-        ray.get(self._board.detach.remote(self._name))
+        ray.get(self._barrier.detach.remote(self._name))
 
-    def _beat(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
-            self._board.beat.remote(self._name)
+    def _heartbeat(self) -> None:
+        while not self._over.wait(HEARTBEAT_SECONDS):
+            self._barrier.heartbeat.remote(self._name)

@@ -19,7 +19,7 @@ from benchmarks.peers.outcome import PeerOutcome, Stopwatch, tell
 from benchmarks.peers.ray_data import ray_data
 from benchmarks.peers.streamed import recompute, streamed
 from benchmarks.peers.trials import independent, searched
-from bertvision_stream.results import EpochRecord
+from bertvision_stream.training.records import EpochRecord
 
 
 def timed(

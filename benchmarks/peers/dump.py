@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.inputs import CPU, Inputs, make_extractor
 from benchmarks.peers.head import new_fit
 from benchmarks.peers.outcome import Stopwatch, folder_bytes
-from bertvision_stream.batches import Batch
-from bertvision_stream.blocks import TRAIN, BlockKey, epoch_sequence
-from bertvision_stream.codecs import EncodedBlock
-from bertvision_stream.data import TokenStore
-from bertvision_stream.fit import evaluate_together
-from bertvision_stream.plan import Position
-from bertvision_stream.results import EpochRecord
-from bertvision_stream.training import make_training
+from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.stream.blocks import TRAIN, BlockKey, epoch_sequence
+from bertvision_stream.stream.codecs import EncodedBlock
+from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.batches import Batch
+from bertvision_stream.training.fit import evaluate_together
+from bertvision_stream.training.head_training import make_training
+from bertvision_stream.training.records import EpochRecord
 
 # As in BERTVision's own scripts.
 FORWARD_BATCH = 32

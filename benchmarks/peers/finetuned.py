@@ -6,23 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from actors.cluster import cluster_resources, connect
-from actors.prepare import prepare_backbone
 from benchmarks.inputs import CPU, Inputs, run_streamed
 from benchmarks.peers.outcome import Curve
-from bertvision_stream.backbone import (
+from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
     load_classifier,
     load_tokenizer,
     set_output_bias,
 )
-from bertvision_stream.blocks import TRAIN
-from bertvision_stream.devices import pick_dtype
-from bertvision_stream.evaluate import main_score
-from bertvision_stream.extract import validation_logits
-from bertvision_stream.finetune import FinetuneOptions, StepReport, finetune
-from bertvision_stream.objectives import make_objective
-from bertvision_stream.sources import locate
+from bertvision_stream.models.extract import validation_logits
+from bertvision_stream.models.finetune import FinetuneOptions, StepReport, finetune
+from bertvision_stream.models.prepare import prepare_backbone
+from bertvision_stream.models.sources import locate
+from bertvision_stream.stream.blocks import TRAIN
+from bertvision_stream.training.metrics import main_score
+from bertvision_stream.training.objectives.factory import make_objective
+from bertvision_stream.utils.devices import pick_dtype
 
 # Full fine-tuning is scored so often in an epoch, at the next step that the loop reports.
 POINTS_AN_EPOCH = 3

@@ -1,10 +1,10 @@
 """The head of a peer that brings its own batches."""
 
 from benchmarks.inputs import CPU, Inputs
-from bertvision_stream.blocks import TRAIN
-from bertvision_stream.fit import HeadFit
-from bertvision_stream.heads import Head
-from bertvision_stream.objectives import make_objective
+from bertvision_stream.heads.head import Head
+from bertvision_stream.stream.blocks import TRAIN
+from bertvision_stream.training.fit import HeadFit
+from bertvision_stream.training.objectives.factory import make_objective
 
 
 def new_fit(inputs: Inputs) -> HeadFit:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bertvision_stream.results import EpochRecord, Scores
+from bertvision_stream.training.records import EpochRecord, Scores
 
 _MARK = "OUTCOME "
 

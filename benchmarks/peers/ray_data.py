@@ -12,12 +12,12 @@ from actors.cluster import connect
 from benchmarks.inputs import CPU, Inputs, make_extractor
 from benchmarks.peers.head import new_fit
 from benchmarks.peers.outcome import Stopwatch
-from bertvision_stream.batches import Batch
-from bertvision_stream.blocks import TRAIN
-from bertvision_stream.corpus import packed_positions
-from bertvision_stream.devices import pick_dtype
-from bertvision_stream.fit import evaluate_together
-from bertvision_stream.results import EpochRecord
+from bertvision_stream.stream.blocks import TRAIN
+from bertvision_stream.stream.corpus import packed_positions
+from bertvision_stream.training.batches import Batch
+from bertvision_stream.training.fit import evaluate_together
+from bertvision_stream.training.records import EpochRecord
+from bertvision_stream.utils.devices import pick_dtype
 
 # Rows that an actor is given at once; sorted by length, so that little of them is padding.
 FORWARD_ROWS = 128

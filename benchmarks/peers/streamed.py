@@ -7,8 +7,9 @@ from pathlib import Path
 from actors.cluster import connect
 from benchmarks.inputs import CPU, Inputs, make_extractor, run_streamed
 from benchmarks.peers.outcome import PeerOutcome, Stopwatch, scores_of
-from bertvision_stream.results import EpochRecord
-from bertvision_stream.training import make_training, train_in_process
+from bertvision_stream.modes.local import train_in_process
+from bertvision_stream.training.head_training import make_training
+from bertvision_stream.training.records import EpochRecord
 
 
 def recompute(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[EpochRecord], int]:

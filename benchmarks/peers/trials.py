@@ -9,24 +9,26 @@ from typing import Any
 import torch
 from ray import tune
 
-from actors.cluster import cluster_resources, connect, place
-from actors.job import Job
-from actors.prepare import PreparedBackbone
-from actors.service import plan_stream
+from actors.cluster import cluster_resources, connect
 from benchmarks.inputs import CPU, Inputs, make_extractor
 from benchmarks.peers.outcome import TrialsOutcome
 from benchmarks.processes import cpu_seconds
-from bertvision_stream.backbone import load_tokenizer
-from bertvision_stream.blocks import BlockKey
-from bertvision_stream.codecs import EncodedBlock
-from bertvision_stream.extract import BlockExtractor
-from bertvision_stream.results import write_json
-from bertvision_stream.search_space import trial_settings
-from bertvision_stream.sources import locate
-from bertvision_stream.training import make_training, train_in_process
-from bertvision_stream.trial_results import MODE, SCORE, epoch_result, failure_result
-from tune.analysis import best_trial, read_search
+from bertvision_stream.models.backbone import load_tokenizer
+from bertvision_stream.models.extract import BlockExtractor
+from bertvision_stream.models.prepare import PreparedBackbone
+from bertvision_stream.models.sources import locate
+from bertvision_stream.modes.job import Job
+from bertvision_stream.modes.local import train_in_process
+from bertvision_stream.stream.blocks import BlockKey
+from bertvision_stream.stream.codecs import EncodedBlock
+from bertvision_stream.stream.placement import plan_placement
+from bertvision_stream.stream.plan import plan_stream
+from bertvision_stream.training.head_training import make_training
+from bertvision_stream.utils.files import write_json
 from tune.search import search_heads
+from tune.space import trial_settings
+from tune.trial_results import MODE, SCORE, epoch_result, failure_result
+from tune.trials import best_trial, read_search
 
 # What the search sampled, for the independent trials to train the same heads.
 SAMPLES = "samples.json"
@@ -119,9 +121,9 @@ class _TrialExtractor(BlockExtractor):
 def _job_of(inputs: Inputs) -> Job:
     """What a search is given."""
     cluster = cluster_resources()
-    placement = place(cluster, inputs.settings)
+    placement = plan_placement(cluster, inputs.settings)
     source = locate(inputs.settings.backbone.name)
-    store_bytes = cluster.store_room(0)
+    store_bytes = cluster.free_store_bytes(0)
     return Job(
         settings=inputs.settings,
         data=inputs.data,

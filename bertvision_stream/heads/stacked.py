@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from bertvision_stream.heads import Head
 from bertvision_stream.heads.adapter_pooler import AdapterPooler
+from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.pooling import AttentionPool, FlattenPool
 from bertvision_stream.heads.segments import segment_softmax
 from bertvision_stream.heads.stacked_parts import AdapterStack, SkipStack

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from bertvision_stream.heads import Head
 from bertvision_stream.heads.adapter_pooler import AdapterPooler, adapt
+from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.segments import pad_segments, segment_mean, segment_sum
 
 

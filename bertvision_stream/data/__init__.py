@@ -1,0 +1,1 @@
+"""Rows, labels and tokens: from files and the hub to arrays of token ids."""

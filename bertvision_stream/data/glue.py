@@ -1,0 +1,157 @@
+"""Rows of a GLUE task, and of any task, from the hub or from a local folder laid out like it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from bertvision_stream.data.rows import (
+    SUFFIXES,
+    RawData,
+    Rows,
+    describe_folder,
+    find_split_files,
+    read_rows,
+    rows_from_table,
+)
+from bertvision_stream.settings.tasks import TASKS, Task
+from bertvision_stream.utils.errors import DataError
+from bertvision_stream.utils.hub import hub_reachable
+
+if TYPE_CHECKING:
+    import datasets
+
+    from bertvision_stream.settings.settings import TaskSettings
+
+RowsT = TypeVar("RowsT", bound=Rows)
+
+
+def load_glue(settings: TaskSettings) -> RawData:
+    """Reads the training and validation rows of the GLUE task `settings.task`.
+
+    Raises:
+        DataError: The hub cannot be reached; or the local folder, a split, a column, a text or a
+            label is lacking or cannot be used.
+    """
+    task = TASKS[settings.task]
+
+    def read(files: Sequence[Path]) -> Rows:
+        return read_rows(files, text_columns=task.text_columns, label_column=task.label_column)
+
+    rows = load_splits(task, settings.data.path, read=read, take=_hub_rows)
+    train, *validation = rows
+    notes = []
+    if task.kind == "classification" and any(split.labels.dtype.kind == "i" for split in rows):
+        meaning = ", ".join(f"{i} is {name}" for i, name in enumerate(task.label_names))
+        notes.append(
+            f"Labels of {task.name} are numbers without names: taken as GLUE's, {meaning}."
+        )
+    return RawData(task, train, dict(zip(task.validation_splits, validation, strict=True)), notes)
+
+
+def load_splits(
+    task: Task,
+    path: str | None,
+    *,
+    read: Callable[[Sequence[Path]], RowsT],
+    take: Callable[[Task, str, datasets.Dataset], RowsT],
+) -> list[RowsT]:
+    """The rows of a task's training split and of its validation splits, in order.
+
+    Args:
+        task: Names the splits, the folder and the hub's repository.
+        path: `data.path`; None is the hub.
+        read: Reads the files of a split.
+        take: Takes the rows of a split from what the hub gave.
+
+    Raises:
+        DataError: The hub cannot be reached, or the folder or a split is lacking; or what `read`
+            and `take` raise.
+    """
+    splits = (task.train_split, *task.validation_splits)
+    if path is not None:
+        return _from_folder(task, splits, Path(path).expanduser(), read)
+    loaded = zip(splits, load_from_hub(task, splits), strict=True)
+    return [take(task, split, rows) for split, rows in loaded]
+
+
+def _from_folder(
+    task: Task,
+    splits: tuple[str, ...],
+    path: Path,
+    read: Callable[[Sequence[Path]], RowsT],
+) -> list[RowsT]:
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise DataError(
+            f"data.path={path} {found}; task={task.name} needs a folder that holds "
+            f"{task.name}/{splits[0]}-*.parquet and the like"
+        )
+    folder = path / task.name if (path / task.name).is_dir() else path
+    rows = []
+    for split in splits:
+        files = find_split_files(folder, [split])
+        if not files:
+            looked_for = " or ".join(f"{split}-*{suffix}" for suffix in SUFFIXES)
+            where = folder if folder != path else f"{path / task.name} and in {path}"
+            raise DataError(
+                f"data.path={path} has no {split} split of {task.name}: looked for {looked_for} "
+                f"in {where}; {folder} holds {describe_folder(folder)}"
+            )
+        rows.append(read(files))
+    return rows
+
+
+def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:
+    """Splits of `task.hub_repo` as they are.
+
+    Raises:
+        DataError: The hub cannot be reached, or has no such split.
+    """
+    import datasets
+
+    assert task.hub_repo is not None
+    is_reachable = hub_reachable()
+    try:
+        with _cache_only(not is_reachable):
+            loaded: list[datasets.Dataset] = datasets.load_dataset(
+                task.hub_repo, task.hub_config, split=list(splits)
+            )
+    # load_dataset raises whatever its many layers raise; each means that there are no data.
+    except Exception as error:
+        cause = (
+            f"{type(error).__name__}: {error}".splitlines()[0]
+            if is_reachable
+            else "the Hugging Face hub cannot be reached from here, and no copy of it is cached"
+        )
+        raise DataError(
+            f"{task.hub_repo} ({task.hub_config}) could not be loaded: {cause}. To do without the "
+            f"hub, set data.path= to a local folder laid out like it, one that holds "
+            + ", ".join(f"{task.name}/{split}-*.parquet" for split in splits)
+        ) from error
+    return loaded
+
+
+def _hub_rows(task: Task, split: str, dataset: datasets.Dataset) -> Rows:
+    source = f"{task.hub_repo} ({task.hub_config}, {split})"
+    class_names = getattr(dataset.features.get(task.label_column), "names", None)
+    table = dataset.with_format("arrow")[:]
+    rows = rows_from_table(table, source, task.text_columns, task.label_column, class_names)
+    if not len(rows):
+        raise DataError(f"{source}: there are no rows")
+    return rows
+
+
+@contextmanager
+def _cache_only(enabled: bool) -> Iterator[None]:
+    """While it lasts, `datasets` reads its cache only: it would retry the hub for 23 seconds."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or enabled
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before

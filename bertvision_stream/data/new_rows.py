@@ -1,0 +1,180 @@
+"""Rows to be scored by a finished run: test splits, or any file; labels are welcome, not needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertvision_stream.data.custom import as_names
+from bertvision_stream.data.glue import load_from_hub
+from bertvision_stream.data.rows import (
+    SUFFIXES,
+    Rows,
+    class_names,
+    describe_folder,
+    find_split_files,
+    read_table,
+    rows_from_table,
+    texts_of,
+)
+from bertvision_stream.data.splits import Split, encode_labels
+from bertvision_stream.data.squad import Questions, from_hub, read_new_questions
+from bertvision_stream.settings.tasks import Task
+from bertvision_stream.utils.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+AX = "ax"
+"""GLUE's diagnostic set, for the model of mnli."""
+_TEST = ("test", "test_matched", "test_mismatched")
+_OF_SPANS = ("test", "validation")  # the first that there is: SQuAD's test split is not public
+_INDEX = "idx"
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """Rows of one split.
+
+    Attributes:
+        split: Texts, and labels; where there are none, zeros stand for them.
+        labelled: Whether there are labels.
+        index: GLUE's number of each row, int64 [N].
+    """
+
+    split: Split
+    labelled: bool
+    index: np.ndarray
+
+
+def read_new_rows(task: Task, path: str | None) -> list[NewRows]:
+    """Reads the rows at `data.path`, or from the hub: test splits, of SQuAD the validation split.
+
+    Raises:
+        DataError: They cannot be found, read or used.
+    """
+    if path is None:
+        if task.hub_repo is None:
+            raise DataError(
+                f"mode=predict needs data.path for task={task.name}: a {', '.join(SUFFIXES)} file, "
+                f"or a folder with test.* files"
+            )
+        return _from_hub(task)
+    place = Path(path).expanduser()
+    if place.is_file():
+        if place.suffix not in SUFFIXES:
+            raise DataError(f"data.path={place} is none of {', '.join(SUFFIXES)}")
+        name = re.sub(r"-\d+-of-\d+$", "", place.stem)
+        return [_read(re.sub(r"[^\w.-]", "_", name), [place], task)]
+    if not place.is_dir():
+        raise DataError(f"data.path={place} does not exist")
+    return [_read(name, files, task) for name, files in _find_splits(place, task).items()]
+
+
+def _find_splits(path: Path, task: Task) -> dict[str, list[Path]]:
+    """The files of each test split in a folder laid out like the hub's."""
+    folder = path / task.name if (path / task.name).is_dir() else path
+    wanted = _OF_SPANS if task.per_token else _TEST
+    found = {name: find_split_files(folder, [name]) for name in wanted}
+    if task.name == "mnli" and (path / AX).is_dir():
+        found[AX] = find_split_files(path / AX, ["test"])
+    found = {name: files for name, files in found.items() if files}
+    if not found:
+        others = "test_matched and test_mismatched)"
+        others = f"(for mnli also {others}" if not task.per_token else "and for validation.*"
+        raise DataError(
+            f"data.path={path} has no test split: looked for test.* or test-* {others} "
+            f"with the suffix {' or '.join(SUFFIXES)} in "
+            f"{folder}, which holds {describe_folder(folder)}. To score other rows, name a file."
+        )
+    return dict(list(found.items())[:1]) if task.per_token else found
+
+
+def _from_hub(task: Task) -> list[NewRows]:
+    if task.per_token:
+        (name,) = task.validation_splits
+        (dataset,) = load_from_hub(task, [name])
+        return [_questions(name, from_hub(task, name, dataset), labelled=True)]
+    splits = ("test_matched", "test_mismatched") if task.name == "mnli" else ("test",)
+    wanted = {name: (task, name) for name in splits}
+    if task.name == "mnli":
+        wanted[AX] = (replace(task, hub_config=AX), "test")
+    found = []
+    for name, (where, split) in wanted.items():
+        (dataset,) = load_from_hub(where, [split])
+        source = f"{where.hub_repo} ({where.hub_config}, {split})"
+        names = getattr(dataset.features.get(task.label_column), "names", None)
+        rows = _rows(dataset.with_format("arrow")[:], source, task, names)
+        found.append(_joined(name, source, [rows]))
+    return found
+
+
+def _read(name: str, files: Sequence[Path], task: Task) -> NewRows:
+    if task.per_token:
+        return _questions(name, *read_new_questions(files))
+    parts = []
+    for path in files:
+        table = read_table(path, task.text_columns, optional_columns=(task.label_column, _INDEX))
+        if table.num_rows:
+            names = class_names(table.schema, task.label_column)
+            parts.append(_rows(table, str(path), task, names))
+    if not parts:
+        raise DataError(f"{files[0]}: there are no rows")
+    return _joined(name, str(files[0].parent), parts)
+
+
+def _questions(name: str, questions: Questions, labelled: bool) -> NewRows:
+    split = Split(name, questions.texts, questions.labels, questions)
+    return NewRows(split, labelled, index=np.arange(len(questions)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows of one file; `labels` and `index` are None where it has none."""
+
+    texts: list[tuple[str, ...]]
+    labels: np.ndarray | None
+    index: np.ndarray | None
+
+
+def _rows(table: pa.Table, source: str, task: Task, names: Sequence[str] | None) -> _Part:
+    texts = texts_of(table, source, task.text_columns)
+    labels = None
+    if _has_labels(table, task.label_column):
+        rows = rows_from_table(table, source, task.text_columns, task.label_column, names)
+        if task.name == "custom" and task.kind == "classification":
+            rows = Rows(rows.source, rows.texts, as_names(rows.labels))
+        labels = encode_labels(rows, task)
+    index = None
+    if _INDEX in table.column_names and str(table.schema.field(_INDEX).type).startswith("int"):
+        index = table.column(_INDEX).to_numpy()
+    return _Part(texts, labels, index)
+
+
+def _has_labels(table: pa.Table, column: str) -> bool:
+    """Whether there is a label at all: GLUE's test splits have -1 everywhere."""
+    if column not in table.column_names:
+        return False
+    values = set(table.column(column).unique().to_pylist())
+    return not values <= {None, "", -1}
+
+
+def _joined(name: str, source: str, parts: Sequence[_Part]) -> NewRows:
+    labels = [part.labels for part in parts if part.labels is not None]
+    if 0 < len(labels) < len(parts):
+        raise DataError(f"{source}: some files of the {name} split have labels and others do not")
+    texts = [text for part in parts for text in part.texts]
+    order = np.arange(len(texts))
+    numbers = [part.index for part in parts if part.index is not None]
+    index = np.concatenate(numbers) if len(numbers) == len(parts) else order
+    return NewRows(
+        Split(name, texts, np.concatenate(labels) if labels else np.zeros(len(texts))),
+        labelled=bool(labels),
+        # Rows that are a selection are numbered as they stand.
+        index=index if np.array_equal(np.sort(index), order) else order,
+    )

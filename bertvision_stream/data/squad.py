@@ -1,0 +1,222 @@
+"""Questions on contexts and their gold answers, read and checked; texts stay as they are.
+
+A row is used as it is or refused by its id: an answer that is not where it is said to be would be
+learned wrongly, and a question left out would change the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertvision_stream.data.glue import load_splits
+from bertvision_stream.data.rows import RawData, Rows, listing, read_table, require_columns
+from bertvision_stream.settings.tasks import TASKS, Task
+from bertvision_stream.utils.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+    from bertvision_stream.settings.settings import TaskSettings
+
+_TEXTS = ("id", "question", "context")
+_NUM_LISTED = 10  # bad rows that an error tells of before it only counts the rest
+_SHOWN = 40  # characters of a text that an error shows
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A gold answer: `context[start : start + len(text)] == text`, counted in characters."""
+
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+@dataclass(frozen=True, eq=False)
+class Questions(Rows):
+    """Rows of questions.
+
+    Attributes:
+        source: Where the rows are from, for messages.
+        texts: `N` pairs of question and context.
+        labels: bool `[N]`: whether the question has an answer.
+        ids: `N` names, none twice.
+        answers: `N` tuples of gold answers, empty where there is none.
+    """
+
+    ids: list[str]
+    answers: list[tuple[Answer, ...]]
+
+    def take(self, indices: np.ndarray) -> Questions:
+        """The rows at `indices` (int `[M]`), in that order."""
+        rows = Rows.take(self, indices)
+        ids = [self.ids[i] for i in indices]
+        return Questions(
+            rows.source, rows.texts, rows.labels, ids, [self.answers[i] for i in indices]
+        )
+
+
+def load_squad(settings: TaskSettings) -> RawData:
+    """Reads the training and validation rows of the task `settings.task`, from hub or folder.
+
+    Raises:
+        DataError: The hub cannot be reached; or the folder, a split or a column is lacking; or rows
+            cannot be used, which are named by their ids.
+    """
+    task = TASKS[settings.task]
+    splits = load_splits(task, settings.data.path, read=_read, take=from_hub)
+    train, *validation = splits
+    notes = []
+    for rows in splits:
+        empty = [rows.ids[i] for i, texts in enumerate(rows.texts) if not texts[0].strip()]
+        if empty:
+            are = "question is" if len(empty) == 1 else "questions are"
+            notes.append(f"{rows.source}: {len(empty):,} {are} empty: {listing(empty)}.")
+    return RawData(task, train, dict(zip(task.validation_splits, validation, strict=True)), notes)
+
+
+def questions_from_rows(rows: Sequence[dict[str, Any]], source: str) -> Questions:
+    """Checks rows as SQuAD has them and takes the questions out of them.
+
+    Args:
+        rows: Each with `id`, `question`, `context` and `answers`, which is `text` and
+            `answer_start`, lists of equal length (empty: there is no answer).
+        source: Where they are from, for messages.
+
+    Raises:
+        DataError: There is none, or some cannot be used; says which, and why.
+    """
+    if not rows:
+        raise DataError(f"{source}: there are no rows")
+    bad: list[str] = []
+    seen: set[str] = set()
+    known: dict[str, str] = {}  # questions share contexts: each is kept once
+    ids, answers = [], []
+    texts: list[tuple[str, ...]] = []
+    for number, row in enumerate(rows, start=1):
+        name = row["id"]
+        has_name = isinstance(name, str) and bool(name.strip())
+        fault = _fault(row) if has_name else "it has no id"
+        if has_name and name in seen:
+            fault = "another row has the same id"
+        if fault:
+            bad.append(f"{name if has_name else f'row {number}'}: {fault}")
+            continue
+        seen.add(name)
+        ids.append(name)
+        texts.append((row["question"], known.setdefault(row["context"], row["context"])))
+        given = row["answers"]
+        answers.append(tuple(map(Answer, given["text"], given["answer_start"])))
+    if bad:
+        shown = "\n  ".join(bad[:_NUM_LISTED])
+        more = f"\n  and {len(bad) - _NUM_LISTED:,} more" if len(bad) > _NUM_LISTED else ""
+        are = "row cannot be used" if len(bad) == 1 else "rows cannot be used"
+        raise DataError(
+            f"{source}: {len(bad):,} {are}:\n  {shown}{more}\nMend or remove them: none is left "
+            f"out by itself."
+        )
+    labels = np.array([bool(gold) for gold in answers])
+    return Questions(source, texts, labels, ids, answers)
+
+
+def _fault(row: dict[str, Any]) -> str:
+    """Why a row cannot be used; empty if it can."""
+    for name in ("question", "context"):
+        if not isinstance(row[name], str):
+            return f"it has no {name}"
+    context, given = row["context"], row["answers"]
+    if not context.strip():
+        return "its context is empty"
+    if not isinstance(given, dict):
+        return "it has no answers, which are written {'text': [...], 'answer_start': [...]}"
+    texts, starts = given.get("text"), given.get("answer_start")
+    if not isinstance(texts, list) or not isinstance(starts, list):
+        return "its answers lack " + ("answer_start" if isinstance(texts, list) else "text")
+    if len(texts) != len(starts):
+        return f"it has {len(texts)} answer texts and {len(starts)} of answer_start"
+    for text, start in zip(texts, starts, strict=True):
+        if not isinstance(text, str) or not text.strip():
+            return "an answer is empty; a question without answer has empty lists"
+        if not isinstance(start, int) or start < 0:
+            return f"answer_start of its answer {_show(text)} is {start}, not a place in the text"
+        if (there := context[start : start + len(text)]) != text:
+            found = f"which has {_show(there)} there" if there else "which is shorter"
+            return f"its answer {_show(text)} is not at character {start} of its context, {found}"
+    return ""
+
+
+def _show(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def _read(files: Sequence[Path]) -> Questions:
+    """The questions of all files of a split."""
+    rows: list[dict[str, Any]] = []
+    for path in files:
+        if path.suffix == ".csv":
+            raise _no_lists(path)
+        rows += _rows(read_table(path, _TEXTS, "answers"), str(path))
+    return questions_from_rows(rows, _source(files))
+
+
+def read_new_questions(files: Sequence[Path]) -> tuple[Questions, bool]:
+    """Questions that are to be answered, which may lack gold answers.
+
+    Returns:
+        The questions, and whether there are gold answers: a column `answers` that is not null
+        everywhere. Without, no question has one.
+
+    Raises:
+        DataError: A file cannot be read, or holds rows that cannot be used; says which, and why.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in files:
+        table = read_table(path, _TEXTS, optional_columns=("answers",))
+        has_answers = "answers" in table.column_names
+        if has_answers and path.suffix == ".csv":
+            raise _no_lists(path)
+        rows += _rows(table if has_answers else _without_answers(table), str(path))
+    labelled = any(row["answers"] is not None for row in rows)
+    if not labelled:
+        rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
+    return questions_from_rows(rows, _source(files)), labelled
+
+
+def _without_answers(table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    return table.append_column("answers", pa.nulls(table.num_rows))
+
+
+def _no_lists(path: Path) -> DataError:
+    return DataError(f"{path}: a csv file cannot hold lists of answers; write parquet, jsonl")
+
+
+def _source(files: Sequence[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+def from_hub(task: Task, split: str, dataset: datasets.Dataset) -> Questions:
+    """The questions of a split of the hub's.
+
+    Raises:
+        DataError: Rows cannot be used.
+    """
+    source = f"{task.hub_repo} ({task.hub_config}, {split})"
+    return questions_from_rows(_rows(dataset.with_format("arrow")[:], source), source)
+
+
+def _rows(table: pa.Table, source: str) -> list[dict[str, Any]]:
+    columns = [*_TEXTS, "answers"]
+    require_columns(table.column_names, columns, source)
+    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
+    return rows

@@ -1,0 +1,175 @@
+"""Heads: small trainable modules from packed hidden states `[T, L, D]` to logits.
+
+Of every example, `[B, C]`; or of every token, `[T, C]`, where answers are spans.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bertvision_stream.heads.adapter_pooler import AdapterPooler
+from bertvision_stream.heads.pooling import make_pool
+from bertvision_stream.heads.scalar_mix import ScalarMix
+from bertvision_stream.heads.segments import segment_starts
+from bertvision_stream.settings.settings import HeadSettings
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What a head needs to know of its surroundings.
+
+    Attributes:
+        num_layers: L, encoder layers + 1.
+        hidden_size: D.
+        num_outputs: C.
+        max_length: Most tokens of an example; the number of positions of `pool=flatten`.
+        per_token: Whether every token has logits, and not every example: nothing is pooled then.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_outputs: int
+    max_length: int
+    per_token: bool = False
+
+
+class Head(nn.Module):
+    """Layers to features, features to one vector an example, one linear layer to the logits.
+
+    With `shape.per_token` there is no pooling, and the last layer makes logits of every token.
+
+    | kind | features of a token |
+    |---|---|
+    | `adapter_pooler` | adapters of every layer, and a skip |
+    | `scalar_mix` | the scalar mix of all layers |
+    | `mean_layers` | the mean of all layers |
+    | `cls` | the last layer's state, of the first token only |
+    """
+
+    def __init__(self, settings: HeadSettings, shape: HeadShape, *, seed: int):
+        """Build the head, initialised by `seed` alone (neighbours on a trainer do not matter)."""
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(settings, shape)
+        self.dropout = settings.dropout
+        self.shape = shape
+        # Heads of one key have the same formula, and parameters of the same shapes.
+        self.stack_key = (settings.model_copy(update={"dropout": 0.0}), shape)
+        self._generator_seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def _build(self, settings: HeadSettings, shape: HeadShape) -> None:
+        self.kind = settings.kind
+        # With one token an example read, only that token's features are computed.
+        self.first_token_only = self.kind == "cls" or (
+            self.kind == "adapter_pooler" and settings.pool == "cls"
+        )
+        self.features: nn.Module | None = None
+        widths: tuple[int, ...] = (shape.hidden_size,)
+        if self.kind == "adapter_pooler":
+            self.features = AdapterPooler(
+                shape.num_layers,
+                shape.hidden_size,
+                adapter_dim=settings.adapter_dim,
+                share_layers=settings.share_layers,
+                skip=settings.skip,
+            )
+            widths = self.features.widths
+        elif self.kind == "scalar_mix":
+            self.features = ScalarMix(shape.num_layers)
+        pool = settings.pool if self.kind == "adapter_pooler" else "mean"
+        positions = shape.max_length if pool == "flatten" else 1
+        if shape.per_token:
+            if self.first_token_only or pool != "mean":
+                raise ValueError(f"a head of kind {self.kind} with pool {pool} has no token logits")
+            self.pool = None
+        else:
+            pool_name = "cls" if self.first_token_only else pool
+            self.pool = make_pool(pool_name, widths, shape.max_length)
+        self.token_width = sum(widths)  # features of a token
+        self.output = nn.Linear(positions * self.token_width, shape.num_outputs)
+
+    @property
+    def mix(self) -> ScalarMix | None:
+        """Its learned mix of layers."""
+        if isinstance(self.features, AdapterPooler):
+            return self.features.mix
+        return self.features if isinstance(self.features, ScalarMix) else None
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the product with each layer's hidden states: the adapters', or 1 for a mix."""
+        return self.features.weight.shape[-1] if isinstance(self.features, AdapterPooler) else 1
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Packed hidden states [T, L, D] (bf16 or fp32) of B examples to logits in fp32.
+
+        They are [B, C], or [T, C] with `shape.per_token`.
+        """
+        hidden_TLD, lengths_B = self.tokens_read(hidden_TLD, lengths_B)
+        features = self.token_features(hidden_TLD)
+        if self.pool is None:
+            return self.classify(torch.cat(features, dim=-1))
+        return self.classify(self.pool(features, lengths_B))
+
+    def tokens_read(
+        self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens whose features count, and how many each example has of them."""
+        if not self.first_token_only:
+            return hidden_TLD, lengths_B
+        return hidden_TLD[segment_starts(lengths_B)], torch.ones_like(lengths_B)
+
+    def token_features(self, hidden_TLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Parts [T, F_i] in fp32."""
+        match self.features:
+            case AdapterPooler():
+                return self.features(hidden_TLD)
+            case ScalarMix():
+                return (self.features(hidden_TLD),)
+        if self.kind == "mean_layers":
+            return (hidden_TLD.float().mean(dim=1),)
+        return (hidden_TLD[:, -1].float(),)
+
+    def adapter_norms(
+        self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Norms of the adapter's output by layer, summed over the tokens read: float64 [L].
+
+        None for a head without adapters.
+        """
+        if not isinstance(self.features, AdapterPooler):
+            return None
+        read_TLD, _ = self.tokens_read(hidden_TLD, lengths_B)
+        return self.features.output_norms(read_TLD).double().sum(dim=0)
+
+    def dropout_state(self) -> dict[str, torch.Tensor]:
+        """States of the dropout's generators by device, to go on with the same draws."""
+        return {str(device): g.get_state() for device, g in self._generators.items()}
+
+    def load_dropout_state(self, states: Mapping[str, torch.Tensor]) -> None:
+        self._generators = {torch.device(name): torch.Generator(name) for name in states}
+        for device, generator in self._generators.items():
+            generator.set_state(states[str(device)])
+
+    def classify(self, pooled_BF: torch.Tensor) -> torch.Tensor:
+        """Features [B, F] or [T, F] to logits, with dropout between them in training."""
+        return self.output(self._drop(pooled_BF))
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        """Dropout from the head's own generator: neighbours do not change its numbers."""
+        if not self.training or self.dropout == 0:
+            return x
+        if x.device not in self._generators:
+            generator = torch.Generator(x.device).manual_seed(self._generator_seed)
+            self._generators[x.device] = generator
+        keep = 1 - self.dropout
+        mask = torch.empty_like(x).bernoulli_(keep, generator=self._generators[x.device])
+        return x * mask / keep

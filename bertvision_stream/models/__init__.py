@@ -1,0 +1,1 @@
+"""Models of transformers: the backbone, its fine-tuning and the exported head."""

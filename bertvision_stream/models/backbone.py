@@ -1,0 +1,349 @@
+"""The frozen backbone: load it, and turn packed token ids into hidden states of every layer."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from bertvision_stream.utils.devices import attention_of_any_shape
+from bertvision_stream.utils.errors import BackboneError
+from bertvision_stream.utils.hub import hub_reachable
+
+# Padded tokens of one forward pass. A CPU is fastest while activations stay in its caches; a GPU
+# wants more.
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+
+# Padding allowed inside a micro-batch, as a share of its real tokens, where little is gained by
+# larger ones.
+MAX_PADDING = 0.04
+
+# Padding allowed in one. A GPU is told of each operation by a CPU, which takes as long for a few
+# tokens as for thousands: fewer passes with more padding are faster there.
+MAX_PADDING_ON = {"cpu": MAX_PADDING, "cuda": 1.0}
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a located backbone."""
+    with quiet(), _explained(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, **_hub_options(source, revision))
+    # Without its files transformers makes a tokenizer that knows only the special tokens.
+    if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise BackboneError(f"backbone={source} has no fast tokenizer (tokenizer.json)")
+    return tokenizer
+
+
+def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a located backbone.
+
+    Raises:
+        BackboneError: It cannot be read, or is not that of an encoder of the BERT family.
+    """
+    with quiet(), _explained(source):
+        config = AutoConfig.from_pretrained(source, **_hub_options(source, revision))
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
+        raise BackboneError(
+            f"backbone={source} is a `{config.model_type}` model, not an encoder of the BERT "
+            f"family (bert, roberta, distilbert, electra, ...)"
+        )
+    return config
+
+
+def load_classifier(
+    source: str,
+    *,
+    num_labels: int,
+    label_names: tuple[str, ...] = (),
+    revision: str | None = None,
+    per_token: bool = False,
+    seed: int = 0,
+) -> tuple[PreTrainedModel, bool]:
+    """An encoder with a classification layer, in fp32 on the CPU.
+
+    Where answers are spans, that layer is the question-answering one: two logits a token.
+
+    Args:
+        source: What `locate` returned.
+        num_labels: Outputs of the classification layer; 1 means regression.
+        label_names: Names of the classes, kept in the model's configuration.
+        revision: Branch, tag or commit on the hub.
+        per_token: Whether every token has logits, and not every example.
+        seed: Initialises the classification layer where the source has none of that shape.
+
+    Returns:
+        The model, and whether its classification layer came from the source (else it is untrained).
+    """
+    load_config(source, revision)
+    labels: dict[str, Any] = {"id2label": dict(enumerate(label_names))} if label_names else {}
+    if label_names:
+        labels["label2id"] = {label: i for i, label in enumerate(label_names)}
+    with quiet(), _explained(source), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, info = auto_model(per_token).from_pretrained(
+            source,
+            num_labels=num_labels,
+            problem_type=None if per_token else _problem_type(num_labels),
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **labels,
+            **_hub_options(source, revision),
+        )
+    base = f"{model.base_model_prefix}."
+    lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    if encoder := sorted(k for k in lacking if k.startswith(base) and ".pooler." not in k):
+        raise BackboneError(
+            f"backbone={source}: the weights do not fit its configuration; {len(encoder)} of the "
+            f"encoder's are missing or of another shape, first {encoder[0]}"
+        )
+    return model, not lacking
+
+
+def has_token_logits(model: PreTrainedModel) -> bool:
+    """Whether it gives every token logits (start and end of a span), and not every example."""
+    return "QuestionAnswering" in type(model).__name__
+
+
+def model_logits(output: Any, real_t: torch.Tensor | None) -> torch.Tensor:
+    """The logits in a transformers model's output, in fp32: [B, C], or [T, 2] of real tokens.
+
+    Args:
+        output: Of a padded forward pass [b, S].
+        real_t: Where the real tokens are, one padded row after another; None where all are.
+    """
+    if "logits" in output:
+        logits: torch.Tensor = output.logits
+        return logits.float()
+    logits = torch.stack([output.start_logits, output.end_logits], dim=-1).flatten(0, 1).float()
+    return logits if real_t is None else logits[real_t]
+
+
+def auto_model(per_token: bool) -> Any:
+    """The auto class of a backbone with its own last layer."""
+    return AutoModelForQuestionAnswering if per_token else AutoModelForSequenceClassification
+
+
+def _problem_type(num_labels: int) -> str:
+    return "regression" if num_labels == 1 else "single_label_classification"
+
+
+def set_output_bias(model: PreTrainedModel, value: float) -> None:
+    """Start an untrained regression at `value`, the mean label, and not at zero.
+
+    The first steps of a short fine-tuning are then not spent on reaching the mean.
+    """
+    # The last layer has another name in every family of models, but always this shape.
+    outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1]
+    nn.init.constant_(outputs[-1].bias, value)
+
+
+def _hub_options(source: str, revision: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if not Path(source).is_dir():
+        options |= {"revision": revision or "main", "local_files_only": not hub_reachable()}
+    return options
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Loading errors of a third party, as errors of ours that name the backbone."""
+    try:
+        yield
+    except BackboneError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BackboneError(f"backbone={source} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No loading report and no bars: that a classification layer is new is what we expect."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """A classifier as plain arrays, which travel through the object store: no disk is shared.
+
+    Attributes:
+        config: The transformers configuration as a dictionary, with `model_type`.
+        arrays: The state dict, float32.
+        per_token: Whether it has a question-answering layer, and not a classification layer.
+    """
+
+    config: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    per_token: bool = False
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "BackboneWeights":
+        arrays = {name: t.numpy() for name, t in model.state_dict().items()}
+        return cls(model.config.to_dict(), arrays, has_token_logits(model))
+
+    def fingerprint(self) -> str:
+        """A hash of all weights."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+    def build(self) -> PreTrainedModel:
+        """The model again; its weights are copies."""
+        options = dict(self.config)
+        config = AutoConfig.for_model(options.pop("model_type"), **options)
+        model: PreTrainedModel = auto_model(self.per_token).from_config(config)
+        model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in self.arrays.items()})
+        return model
+
+
+class Backbone:
+    """A frozen encoder with its own classifier, ready for packed forward passes.
+
+    Args:
+        model: A transformers sequence classifier or question-answering model; it is moved and cast
+            in place.
+        device: Where to compute.
+        dtype: bf16 or fp32.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype):
+        nn.Module.to(model, device=device, dtype=dtype)  # transformers' own `to` hides its types
+        self.model = model.eval().requires_grad_(False)
+        self.device = device
+        self.dtype = dtype
+        self.num_layers, self.hidden_size = hidden_shape(model.config)
+        self.micro_batch_tokens = MICRO_BATCH_TOKENS[device.type]
+        self.max_padding = MAX_PADDING_ON[device.type]
+        self._has_token_types = getattr(model.config, "type_vocab_size", 0) > 1
+
+    @torch.inference_mode()
+    def forward_packed(
+        self, input_ids_T: np.ndarray, token_type_ids_T: np.ndarray, lengths_B: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states of every layer and the classifier's logits, in one pass.
+
+        Examples of like length run together, padded; what comes back holds no padding.
+
+        Args:
+            input_ids_T: Token ids of all examples, one after another, int [T].
+            token_type_ids_T: Likewise, int [T]; ignored by encoders without token types.
+            lengths_B: Tokens of each example, int64 [B], ascending.
+
+        Returns:
+            Hidden states [T, L, D] in the backbone's dtype and logits in fp32, [B, C] or [T, 2],
+            on its device.
+        """
+        num_tokens = int(lengths_B.sum())
+        hidden_TLD = torch.empty(
+            (num_tokens, self.num_layers, self.hidden_size), dtype=self.dtype, device=self.device
+        )
+        logits = []
+        first = 0
+        runs = micro_batches(
+            lengths_B, max_tokens=self.micro_batch_tokens, max_padding=self.max_padding
+        )
+        for run in runs:
+            lengths = lengths_B[run]
+            last = first + int(lengths.sum())
+            mask = np.arange(lengths[-1]) < lengths[:, None]  # [b, S]
+            with attention_of_any_shape(self.device):
+                output = self.model(
+                    attention_mask=self._to_device(mask.astype(np.int64)),
+                    output_hidden_states=True,
+                    **self.padded_inputs(
+                        mask, input_ids_T[first:last], token_type_ids_T[first:last]
+                    ),
+                )
+            # Indices from the host: a mask on the device would make a GPU wait at every layer.
+            real_t = None if mask.all() else self._to_device(np.flatnonzero(mask))
+            for layer, states_bSD in enumerate(output.hidden_states):
+                states = states_bSD.flatten(0, 1)
+                hidden_TLD[first:last, layer] = states if real_t is None else states[real_t]
+            logits.append(model_logits(output, real_t))
+            first = last
+        return hidden_TLD, torch.cat(logits)
+
+    def padded_inputs(
+        self, mask_bS: np.ndarray, input_ids_T: np.ndarray, token_type_ids_T: np.ndarray
+    ) -> Mapping[str, torch.Tensor]:
+        """Padded inputs [b, S]: real pad ids, because RoBERTa derives positions from them."""
+        input_ids = np.full(mask_bS.shape, self.model.config.pad_token_id or 0, dtype=np.int64)
+        input_ids[mask_bS] = input_ids_T
+        inputs = {"input_ids": self._to_device(input_ids)}
+        if self._has_token_types:
+            token_type_ids = np.zeros(mask_bS.shape, dtype=np.int64)
+            token_type_ids[mask_bS] = token_type_ids_T
+            inputs["token_type_ids"] = self._to_device(token_type_ids)
+        return inputs
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def hidden_shape(config: Any) -> tuple[int, int]:
+    """(L, D) of an encoder: the embedding layer and every encoder layer, hidden size."""
+    return config.num_hidden_layers + 1, config.hidden_size
+
+
+def weight_bytes(config: Any, *, per_token: bool) -> int:
+    """Bytes of a classifier's fp32 weights, known before they are loaded."""
+    with torch.device("meta"):
+        model = auto_model(per_token).from_config(config)
+    return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
+
+
+def micro_batches(
+    lengths: np.ndarray, *, max_tokens: int, max_padding: float = MAX_PADDING
+) -> list[slice]:
+    """Cut ascending lengths into runs for one padded forward pass each.
+
+    A run ends where one more example would bring its padding above `max_padding` of its real
+    tokens, or its padded size above `max_tokens` (a single example may pass that).
+
+    Args:
+        lengths: int64 [B], ascending.
+        max_tokens: Most tokens of a run, padding included.
+        max_padding: Most padding of a run, as a share of its real tokens.
+    """
+    runs: list[slice] = []
+    first, real = 0, 0
+    for i, length in enumerate(lengths.tolist()):
+        padded = (i + 1 - first) * length
+        if i > first and (
+            padded > max_tokens or padded - real - length > max_padding * (real + length)
+        ):
+            runs.append(slice(first, i))
+            first, real = i, 0
+        real += length
+    if len(lengths):
+        runs.append(slice(first, len(lengths)))
+    return runs

@@ -1,0 +1,82 @@
+"""The configuration of a head with its backbone as one transformers model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from bertvision_stream.settings.settings import HeadSettings
+
+
+class AdapterPoolerConfig(PreTrainedConfig):
+    """What `AdapterPoolerForSequenceClassification` and `...ForQuestionAnswering` are built from.
+
+    Label names, their number and `problem_type` stand where they stand for every transformers
+    classifier; where answers are spans, the two labels are the outputs, start and end.
+
+    Args:
+        head: `head.*`, by name.
+        max_tokens: Most tokens of an example in training, special tokens included; the number of
+            positions of `head.pool=flatten`.
+        backbone_config: The configuration of the encoder with its own classifier, or a dictionary
+            of it.
+        backbone_source: Where the backbone's weights are: a hub id, `minilm`, or a folder, one that
+            begins with a dot being relative to the model's. None: with the head's.
+        backbone_revision: Branch, tag or commit of a hub id.
+        backbone_fingerprint: A hash of the encoder's weights that the head was trained on.
+        task: Name of the task that the head was trained on.
+        seed: Initialises the head, and the backbone's classifier where its source has none.
+        kwargs: For `PreTrainedConfig`.
+    """
+
+    model_type = "adapter_pooler"
+    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "backbone_logits",
+        "backbone_start_logits",
+        "backbone_end_logits",
+    ]
+
+    def __init__(
+        self,
+        *,
+        head: dict[str, Any] | None = None,
+        max_tokens: int = 128,
+        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        backbone_source: str | None = None,
+        backbone_revision: str | None = None,
+        backbone_fingerprint: str | None = None,
+        task: str | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        if not isinstance(backbone_config, PreTrainedConfig):
+            options = dict(backbone_config or {"model_type": "bert"})
+            backbone_config = AutoConfig.for_model(options.pop("model_type"), **options)
+        self.head = HeadSettings.model_validate(head or {}).model_dump()
+        self.max_tokens = max_tokens
+        self.backbone_config = backbone_config
+        self.backbone_source = backbone_source
+        self.backbone_revision = backbone_revision
+        self.backbone_fingerprint = backbone_fingerprint
+        self.task = task
+        self.seed = seed
+        super().__init__(**kwargs)
+        # The backbone's own classifier has the same outputs.
+        self.backbone_config.id2label = self.id2label
+        self.backbone_config.label2id = self.label2id
+        self.backbone_config.problem_type = self.problem_type
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The name of class `i` at position `i`; empty for a regression."""
+        return () if self.problem_type == "regression" else tuple((self.id2label or {}).values())
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the logits."""
+        return len(self.id2label or {})
+
+
+AutoConfig.register(AdapterPoolerConfig.model_type, AdapterPoolerConfig)

@@ -1,0 +1,66 @@
+"""The backbone that an exported model refers to: found, loaded, and checked to be the right one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertvision_stream.models.backbone import load_classifier
+from bertvision_stream.models.head_config import AdapterPoolerConfig
+from bertvision_stream.models.sources import locate_linked_backbone
+from bertvision_stream.utils.errors import BackboneError
+
+
+def load_linked_backbone(
+    config: AdapterPoolerConfig, model: str, *, subfolder: str = "", per_token: bool = False
+) -> dict[str, torch.Tensor]:
+    """State dict of the backbone, in fp32 on the CPU.
+
+    Args:
+        config: Says where the backbone is.
+        model: The folder or hub id of the model that refers to it.
+        subfolder: Where `config.json` is in it.
+        per_token: Whether the backbone's own layer gives every token logits.
+
+    Raises:
+        BackboneError: It is not there, or its weights are not those that the head was trained on.
+    """
+    assert config.backbone_source is not None
+    revision = config.backbone_revision
+    source = locate_linked_backbone(str(Path(model, subfolder)), config.backbone_source, revision)
+    backbone, _ = load_classifier(
+        source,
+        num_labels=config.num_outputs,
+        label_names=() if per_token else config.label_names,
+        per_token=per_token,
+        revision=revision,
+        seed=config.seed,
+    )
+    weights = backbone.state_dict()
+    found = encoder_fingerprint(weights, backbone.base_model_prefix)
+    if config.backbone_fingerprint not in (None, found):
+        raise BackboneError(
+            f"{model} refers to the backbone {source}, but the weights there are not those that "
+            f"its head was trained on (fingerprint {found}, not {config.backbone_fingerprint})"
+        )
+    return weights
+
+
+def encoder_fingerprint(weights: Mapping[str, Any], base_model_prefix: str) -> str:
+    """A hash of the weights that hidden states depend on.
+
+    Args:
+        weights: State dict of a classifier, of arrays or of tensors on the CPU.
+        base_model_prefix: What the names of the encoder's weights begin with.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        if name.startswith(f"{base_model_prefix}.") and ".pooler." not in name:
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(weight).data)
+    return digest.hexdigest()[:16]

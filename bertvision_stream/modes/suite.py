@@ -1,0 +1,76 @@
+"""Several tasks, or several seeds, one after another."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from bertvision_stream.modes.inputs import TaskInputs
+from bertvision_stream.modes.train import run_task
+from bertvision_stream.settings.settings import Settings, TaskSettings
+from bertvision_stream.utils.errors import RUN_ERROR, BertvisionError
+
+
+def _after_search(settings: Settings, inputs: TaskInputs) -> TaskSettings | None:
+    name, seed = inputs.settings.task, inputs.settings.seed
+    return settings.after_search(name, seed=seed) if settings.mode == "search" else None
+
+
+def run_suite(settings: Settings, inputs: list[TaskInputs], command: str) -> int:
+    """Run several tasks, or seeds, one after another; one that fails does not stop the rest.
+
+    Args:
+        settings: Of all.
+        inputs: Of each run; they are let go one by one.
+        command: The command line, for the records.
+
+    Returns:
+        The exit code: 0, or 1 where a run failed.
+
+    Raises:
+        ConfigError: A folder of results is taken.
+    """
+    from bertvision_stream.modes.run_folder import check_run_name, open_suite_folder
+    from bertvision_stream.report.suite import (
+        Entry,
+        read_metrics,
+        render_suite,
+        render_suite_markdown,
+        suite_json,
+    )
+    from bertvision_stream.utils.files import write_json, write_text
+
+    for each in inputs:
+        check_run_name(each.settings)
+    folder = open_suite_folder(settings) if settings.mode in ("train", "search") else None
+    entries: list[Entry] = []
+    while inputs:
+        each = inputs.pop(0)
+        task, seed = each.settings.task, each.settings.seed
+        try:
+            results = run_task(each, command, after_search=_after_search(settings, each))
+            entries.append(Entry(task, seed, str(results), read_metrics(results)))
+        except Exception as error:
+            if not isinstance(error, BertvisionError):
+                traceback.print_exc()
+            cause = str(error) or repr(error)
+            entries.append(Entry(task, seed, failure=cause))
+            print(f"\n{task}, seed {seed}, failed: {cause}\n", file=sys.stderr)
+            _stop_ray()  # with what the failed run may have left behind
+        del each
+        if folder is not None:  # after each run: an interruption loses nothing
+            write_json(folder / "metrics.json", suite_json(entries, command))
+            write_text(folder / "summary.md", render_suite_markdown(entries, command))
+    if folder is not None:
+        print(f"\n{render_suite(entries)}\nsummary in {folder}")
+    failed = [f"{entry.task}, seed {entry.seed}" for entry in entries if entry.failure]
+    if failed:
+        print(
+            f"\n{len(failed)} of {len(entries)} runs failed: {'; '.join(failed)}", file=sys.stderr
+        )
+    return RUN_ERROR if failed else 0
+
+
+def _stop_ray() -> None:
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()

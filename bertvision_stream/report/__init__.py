@@ -1,0 +1,1 @@
+"""What a run found out: records, tables, plots and files."""

@@ -1,0 +1,355 @@
+"""What `mode=study` finds out: scores by amount of data, of fine-tuning, and by seed; no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertvision_stream.data.splits import TaskData
+from bertvision_stream.report.tables import MeanStd, markdown_grid, text_grid
+from bertvision_stream.settings.tasks import Task
+from bertvision_stream.training.metrics import main_score
+
+BERT, HEAD, HEAD_ON_ALL = "BERT", "head", "head on BERT of all rows"
+"""The predictors that are compared, each at every fraction:
+
+BERT fine-tuned on the rows; the head on them, on the hidden states of that BERT; the head on them,
+on the hidden states of the BERT that was fine-tuned on the largest fraction.
+"""
+
+Cell = tuple[float, float]
+"""Epochs of fine-tuning and fraction of the training rows."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One predictor, trained and evaluated once.
+
+    Attributes:
+        predictor: `BERT`, `HEAD` or `HEAD_ON_ALL`.
+        finetune_epochs: Of the BERT that it is, or reads.
+        fraction: Of the training examples that it learned from.
+        seed: Drew the examples, and seeded fine-tuning and head.
+        examples: How many they are.
+        scores: Metrics by validation split; empty where it failed.
+        failure: Why it has none, or empty.
+    """
+
+    predictor: str
+    finetune_epochs: float
+    fraction: float
+    seed: int
+    examples: int
+    scores: Mapping[str, Mapping[str, float]]
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class StreamUse:
+    """One stream: the hidden states of one BERT, and how many heads learned from them.
+
+    Attributes:
+        finetune_epochs: Of the BERT.
+        fraction: Of the training examples, for the BERT and in the stream.
+        seed: Of all.
+        heads: How many learned from it.
+        tokens_extracted: Tokens of all blocks made.
+        blocks_extracted: Blocks made.
+        blocks_from_cache: Blocks delivered without making them.
+        finetune_seconds: Wall time of the fine-tuning; 0 where it was found again.
+        stream_seconds: Wall time of the epochs.
+    """
+
+    finetune_epochs: float
+    fraction: float
+    seed: int
+    heads: int
+    tokens_extracted: int
+    blocks_extracted: int
+    blocks_from_cache: int
+    finetune_seconds: float
+    stream_seconds: float
+
+
+@dataclass
+class Study:
+    """A study, finished or on its way.
+
+    Attributes:
+        task: Its name.
+        backbone: As it was named.
+        head: `head.kind`.
+        rows: A hash of the rows, for one that is gone on with.
+        points: All that was measured.
+        streams: All that was streamed.
+    """
+
+    task: str
+    backbone: str
+    head: str
+    rows: str
+    points: list[Point] = field(default_factory=list)
+    streams: list[StreamUse] = field(default_factory=list)
+
+    @property
+    def fractions(self) -> list[float]:
+        """All fractions, ascending."""
+        return sorted({point.fraction for point in self.points})
+
+    @property
+    def finetune_epochs(self) -> list[float]:
+        """All amounts of fine-tuning, ascending."""
+        return sorted({point.finetune_epochs for point in self.points})
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds, in the order in which they ran."""
+        return list(dict.fromkeys(point.seed for point in self.points))
+
+    def has(self, finetune_epochs: float, fraction: float, seed: int) -> bool:
+        """Whether the stream of a backbone has been used up."""
+        key = (finetune_epochs, fraction, seed)
+        return key in {(s.finetune_epochs, s.fraction, s.seed) for s in self.streams}
+
+    def scores(self, predictor: str) -> dict[Cell, list[float]]:
+        """GLUE's mean of metrics and splits, for each seed that did not fail.
+
+        With the largest fraction, and without fine-tuning, both heads are the same one.
+        """
+        largest = max(self.fractions, default=1.0)
+        found: dict[Cell, list[float]] = {}
+        for point in self.points:
+            same = point.fraction == largest or point.finetune_epochs == 0
+            also = predictor == HEAD_ON_ALL and point.predictor == HEAD and same
+            if (point.predictor == predictor or also) and point.scores:
+                cell = (point.finetune_epochs, point.fraction)
+                found.setdefault(cell, []).append(main_score(point.scores))
+        return found
+
+    def spreads(self, predictor: str) -> dict[Cell, MeanStd]:
+        """Mean and standard deviation of `scores`."""
+        return {cell: MeanStd.of(scores) for cell, scores in self.scores(predictor).items()}
+
+    def examples(self, fraction: float) -> int:
+        """Training examples of a fraction."""
+        return next(point.examples for point in self.points if point.fraction == fraction)
+
+    @property
+    def failures(self) -> list[str]:
+        """One line for each point without scores."""
+        return [
+            f"{p.predictor}, {p.fraction:g} of the rows, {p.finetune_epochs:g} epochs of "
+            f"fine-tuning, seed {p.seed}: {p.failure}"
+            for p in self.points
+            if p.failure
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `study.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Study:
+        """What `to_json` made."""
+        points = [Point(**point) for point in content["points"]]
+        streams = [StreamUse(**stream) for stream in content["streams"]]
+        named = {name: content[name] for name in ("task", "backbone", "head", "rows")}
+        return cls(**named, points=points, streams=streams)
+
+
+def read_study(path: Path) -> Study | None:
+    """A study that was interrupted; None where none was begun."""
+    if not path.is_file():
+        return None
+    return Study.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def rows_fingerprint(data: TaskData) -> str:
+    """A hash of all texts and labels."""
+    digest = hashlib.sha256(repr(data.task).encode())
+    for split in (data.train, *data.validation):
+        for texts in split.texts:
+            digest.update(repr(texts).encode())
+        digest.update(split.labels.tobytes())
+    return digest.hexdigest()[:16]
+
+
+_WIDTH = 96
+
+NEARLY_ALL = 0.95
+"""Of the score with the largest fraction: what counts as enough data."""
+
+
+def score_name(task: Task) -> str:
+    """What the one score of a task is, in words."""
+    metrics = [metric.replace("_", " ") for metric in task.metrics]
+    name = metrics[0] if len(metrics) == 1 else f"mean of {' and '.join(metrics)}"
+    return f"{name}, mean of {len(task.validation_splits)} splits" if _several(task) else name
+
+
+def _several(task: Task) -> bool:
+    return len(task.validation_splits) > 1
+
+
+def render_study(study: Study, task: Task) -> str:
+    """Text for a console."""
+    lines = [f"{_title(study)}; {score_name(task)} on validation", ""]
+    lines.append(text_grid(*_table(study)))
+    lines += [textwrap.fill(note, _WIDTH, break_on_hyphens=False) for note in _notes(study)]
+    return "\n".join(lines) + "\n"
+
+
+def render_study_markdown(study: Study, task: Task, command: str, plots: list[Path]) -> str:
+    """The content of `study.md`."""
+    sections = [
+        f"# {_title(study)}",
+        f"Scores are {score_name(task)} on validation.",
+        markdown_grid(*_table(study)),
+        "\n".join(f"- {note}" for note in _notes(study)),
+        *(f"![{plot.stem.replace('_', ' ')}](plots/{plot.name})" for plot in plots),
+        "## Run it again",
+        f"```bash\n{command}\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _title(study: Study) -> str:
+    seeds = ", ".join(map(str, study.seeds))
+    plural = "s" if len(study.seeds) > 1 else ""
+    return f"{study.task}: {study.head} head on {study.backbone}, seed{plural} {seeds}"
+
+
+def _predictors(study: Study) -> list[str]:
+    """Without the second head where it never is another one."""
+    shared = any(point.predictor == HEAD_ON_ALL for point in study.points)
+    return [BERT, HEAD, *([HEAD_ON_ALL] if shared else [])]
+
+
+def _table(study: Study) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    header = [("epochs of", "fine-tuning"), ("share of", "rows"), ("", "rows")]
+    titles = {BERT: ("", "BERT"), HEAD: ("", "head"), HEAD_ON_ALL: ("head on", "BERT of all rows")}
+    predictors = _predictors(study)
+    header += [titles[name] for name in predictors]
+    spreads = {name: study.spreads(name) for name in predictors}
+    rows = []
+    for epochs in study.finetune_epochs:
+        for fraction in study.fractions:
+            cells = [spreads[name].get((epochs, fraction)) for name in predictors]
+            shown = ["-" if cell is None else str(cell) for cell in cells]
+            examples = f"{study.examples(fraction):,}"
+            rows.append([f"{epochs:g}", f"{fraction:g}", examples, *shown])
+    return header, rows
+
+
+def _notes(study: Study) -> list[str]:
+    largest = study.fractions[-1]
+    notes = [
+        "BERT: fine-tuned on these rows, with its own classifier; head: trained on the same rows, "
+        "on the hidden states of that BERT"
+    ]
+    if HEAD_ON_ALL in _predictors(study):
+        notes.append(
+            f"{HEAD_ON_ALL}: trained on these rows, on a BERT that was fine-tuned on "
+            f"{'all' if largest == 1 else f'{largest:g} of the'} rows, and so has seen more labels "
+            f"than its head"
+        )
+    if 0 in study.finetune_epochs:
+        notes.append("0 epochs: BERT as it came, with a score only if it came with a classifier")
+    if len(study.seeds) > 1:
+        notes.append(
+            "±: sample standard deviation over the seeds; each draws its own rows, and seeds "
+            "fine-tuning and head"
+        )
+    notes += _enough(study)
+    heads = sum(stream.heads for stream in study.streams)
+    tokens = sum(stream.tokens_extracted for stream in study.streams)
+    notes.append(
+        f"{heads} heads learned from {len(study.streams)} streams, one for each BERT: {tokens:,} "
+        f"tokens extracted, as many as for one head on each"
+    )
+    notes += [f"failed: {failure}" for failure in study.failures]
+    return notes
+
+
+def _enough(study: Study) -> list[str]:
+    """With how much data each predictor has most of its score."""
+    if len(study.fractions) < 2:
+        return []
+    largest, notes = study.fractions[-1], []
+    for epochs in study.finetune_epochs:
+        enough = []
+        for name in _predictors(study):
+            if name == HEAD_ON_ALL and epochs == 0:  # the same head
+                continue
+            means = {f: s.mean for (e, f), s in study.spreads(name).items() if e == epochs}
+            if means.get(largest, 0) > 0:
+                least = min(f for f, mean in means.items() if mean >= NEARLY_ALL * means[largest])
+                enough.append(f"{name} {least:g}")
+        if enough:
+            notes.append(
+                f"{epochs:g} epochs of fine-tuning: the smallest share of the rows that reaches "
+                f"{NEARLY_ALL:.0%} of the score with {largest:g} is for {', '.join(enough)}"
+            )
+    return notes
+
+
+def write_study_plots(study: Study, task: Task, folder: Path) -> list[Path]:
+    """Writes `study_fractions*.png` and `study_finetuning.png`, those that compare anything."""
+    from bertvision_stream.report.figures import save_figures
+    from bertvision_stream.report.plots import draw_scores_against
+
+    subject = f"{study.task}, {study.head} head on {study.backbone}"
+    score = f"{score_name(task)} (validation)"
+    figures = {}
+    if len(study.fractions) > 1:
+        several = len(study.finetune_epochs) > 1
+        for epochs in study.finetune_epochs:
+            series = _series(study, lambda epochs_of, fraction: fraction, epochs=epochs)
+            figures["study_fractions" + (f"_{epochs:g}" if several else "")] = draw_scores_against(
+                f"{subject}\nhow much data is enough, with {epochs:g} epochs of fine-tuning",
+                series,
+                x_label=f"share of the training rows (1: {_all_rows(study):,} rows)",
+                score_label=score,
+            )
+    if len(study.finetune_epochs) > 1:
+        largest = study.fractions[-1]
+        series = _series(study, lambda epochs_of, fraction: epochs_of, fraction=largest)
+        figures["study_finetuning"] = draw_scores_against(
+            f"{subject}\nhow much fine-tuning is enough, with {study.examples(largest):,} rows",
+            series,
+            x_label="fine-tuning of BERT (epochs)",
+            score_label=score,
+            log_x=False,
+        )
+    return save_figures(figures, folder) if figures else []
+
+
+def _all_rows(study: Study) -> int:
+    largest = study.fractions[-1]
+    return round(study.examples(largest) / largest)
+
+
+def _series(
+    study: Study,
+    x: Callable[[float, float], float],
+    *,
+    epochs: float | None = None,
+    fraction: float | None = None,
+) -> dict[str, dict[float, list[float]]]:
+    """Scores by predictor and by x, of one amount of fine-tuning or of one fraction."""
+    series: dict[str, dict[float, list[float]]] = {}
+    for name in _predictors(study):
+        points = {
+            x(e, f): scores
+            for (e, f), scores in study.scores(name).items()
+            if epochs in (None, e) and fraction in (None, f)
+        }
+        same = name == HEAD_ON_ALL and points == series.get(HEAD)  # heads of two names
+        if points and not same:
+            series[name] = points
+    return series

@@ -1,0 +1,54 @@
+"""What a setting allows, in words, read off its JSON schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+
+def is_text(schema: Schema) -> bool:
+    """Whether a key takes any text, so that its value must not be read as a number or a list."""
+    types = [option.get("type") for option in schema.get("anyOf", [schema])]
+    return "string" in types and not choices(schema)
+
+
+def choices(schema: Schema) -> list[str]:
+    """The words that a key takes; empty for numbers and free text."""
+    options = [word for option in schema.get("anyOf", []) for word in choices(option)]
+    constants = [schema["const"]] if "const" in schema else []
+    return [*schema.get("enum", []), *constants, *options]
+
+
+def describe_allowed(schema: Schema) -> str:
+    """What a key allows, in words."""
+    if "allowed" in schema:
+        return str(schema["allowed"])
+    if "anyOf" in schema:
+        return ", or ".join(describe_allowed(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if "const" in schema:
+        return str(schema["const"])
+    return f"{_NAMES[schema['type']]}{_limits(schema)}"
+
+
+_NAMES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "object": "a mapping such as {key: value}",
+    "null": "null",
+}
+_LIMITS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+
+
+def _limits(schema: Schema) -> str:
+    limits = [f"{words} {schema[name]}" for name, words in _LIMITS.items() if name in schema]
+    return f" {' and '.join(limits)}" if limits else ""

@@ -1,0 +1,183 @@
+"""What a search varies, as it is written below `search.space`, and the settings of one trial.
+
+| written | meaning |
+|---|---|
+| `search.space.head.adapter_dim=[8,16,64]` | one of these values |
+| `search.space.head.dropout=0..0.3` | from 0 to 0.3, both included |
+| `search.space.train.lr=log:1e-4..1e-2` | the same, drawn evenly on a logarithmic scale |
+| `search.space.seed=null` | not searched |
+
+A range of a key of whole numbers holds whole numbers. What is written changes or adds to the
+default space. A key that is set outright (`train.lr=1e-3`) is not searched, but for `seed`, which
+is the seed of the data and of the searcher as well.
+
+Imports neither Ray nor torch: a space is checked with the rest of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic_core import PydanticCustomError
+
+from bertvision_stream.settings.groups import ADAPTER_OPTIONS, HeadSettings
+from bertvision_stream.settings.problems import Problem, nearest_keys
+from bertvision_stream.settings.search_dimensions import (
+    Choice,
+    Dimension,
+    Range,
+    problem_of,
+    read_dimension,
+    show,
+)
+
+if TYPE_CHECKING:
+    pass
+
+Target = Literal["head", "backbone"]
+Space = Mapping[str, Dimension]
+"""Dimensions by the dotted key of the setting that they vary."""
+
+
+SEARCHABLE: Mapping[Target, tuple[str, ...]] = {
+    "head": (
+        *(f"train.{name}" for name in ("lr", "weight_decay", "warmup_ratio", "batch_size")),
+        *(f"head.{name}" for name in HeadSettings.model_fields),
+        "seed",
+    ),
+    "backbone": ("finetune.lr", "finetune.epochs", "finetune.batch_size", "seed"),
+}
+"""Keys that a search of each `search.target` can vary."""
+
+_COMMON = {
+    "train.epochs": "they learn side by side, and ASHA compares them epoch by epoch",
+    "train.patience": "it decides which epoch of a trial counts, and one rule judges them all",
+    "train.precision": "heads on a trainer share their batches, which have one precision",
+}
+_ADAPTER_KEYS = tuple(f"head.{name}" for name in ADAPTER_OPTIONS)
+
+
+def default_space(target: Target, *, finetune_lr: float) -> Space:
+    """What is searched unless `search.space` says otherwise.
+
+    For heads that is BERTVision's space (`models.ap_glue`: seed, adapter size, learning rate), with
+    learning rates around this project's default. For the backbone, learning rates from half to five
+    times the recommended one.
+
+    Args:
+        target: `search.target`.
+        finetune_lr: Recommended learning rate of the fine-tuning.
+    """
+    seed = Range(low=1, high=2000, integer=True)
+    if target == "backbone":
+        return {
+            "finetune.lr": Range(low=finetune_lr / 2, high=finetune_lr * 5, log=True),
+            "finetune.epochs": Choice((0.5, 1.0, 2.0, 3.0)),
+            "seed": seed,
+        }
+    return {
+        "train.lr": Range(low=1e-4, high=1e-2, log=True),
+        "head.adapter_dim": Choice(tuple(2**power for power in range(3, 9))),
+        "seed": seed,
+    }
+
+
+def resolve_space(
+    written: Mapping[str, Any],
+    *,
+    target: Target,
+    fixed: Mapping[str, object],
+    head_kind: str,
+    finetune_lr: float,
+) -> tuple[Space, list[Problem]]:
+    """The space of a search: the default one, changed by what is written.
+
+    Args:
+        written: `search.space`, keys nested or dotted.
+        target: `search.target`.
+        fixed: Values that were set outright, by dotted key.
+        head_kind: `head.kind` where it is not searched.
+        finetune_lr: Recommended learning rate of the fine-tuning.
+
+    Returns:
+        The space, and what is wrong with `written`.
+    """
+    given, problems = _read(written, target)
+    default = default_space(target, finetune_lr=finetune_lr)
+    space = {key: dimension for key, dimension in default.items() if key not in fixed}
+    for key, dimension in given.items():
+        if dimension is None:
+            space.pop(key, None)
+        elif key in fixed:
+            wrong = f"{key}={show(fixed[key])} is given as well, and what is set is not searched"
+            problems.append(problem_of(key, wrong, "Leave one of the two out.", key))
+        else:
+            space[key] = dimension
+    kind = space.get("head.kind")
+    kinds = kind.values if isinstance(kind, Choice) else (head_kind,)
+    if "adapter_pooler" not in kinds:
+        for key in _ADAPTER_KEYS:
+            if space.pop(key, None) and key in given:
+                wrong = "only adapter_pooler has this option, and it is not among the heads: "
+                wrong += show(kinds)
+                advice = f"Leave search.space.{key} out, or add adapter_pooler to head.kind."
+                problems.append(problem_of(key, wrong, advice, "head.kind"))
+    if not space and not problems:
+        wrong = "nothing is left to search: every key of the space is set to one value"
+        advice = f"Give a range for one of {', '.join(default)}, or leave its value out."
+        problems.append(Problem("search.space", wrong, advice))
+    return space, problems
+
+
+def read_space(written: Mapping[str, Any]) -> Space:
+    """The space of settings that are resolved: `search.space` of a `TaskSettings` or its JSON.
+
+    Raises:
+        ValueError: It is not the space of resolved settings.
+    """
+    return {key: read_dimension(key, value) for key, value in written.items()}
+
+
+def _read(
+    written: Mapping[str, Any], target: Target
+) -> tuple[dict[str, Dimension | None], list[Problem]]:
+    """The dimensions that are written, None for keys not to be searched; and what is wrong."""
+    given: dict[str, Dimension | None] = {}
+    problems = []
+    for key, value in _flatten(written):
+        if key in given:
+            problems.append(problem_of(key, f"{key} is given twice", "Keep one of them."))
+        elif key not in SEARCHABLE[target]:
+            problems.append(_not_searchable(key, target))
+        else:
+            try:
+                given[key] = None if value is None else read_dimension(key, value)
+            except PydanticCustomError as error:
+                given[key] = None
+                problems += (error.context or {})["problems"]
+    return given, problems
+
+
+def _flatten(written: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in written.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _not_searchable(key: str, target: Target) -> Problem:
+    if target == "head" and key in _COMMON:
+        wrong = f"all trials have the same {key}: {_COMMON[key]}"
+        return problem_of(key, wrong, f"Write {key}=VALUE to set it for all.")
+    if key in SEARCHABLE["backbone"]:
+        wrong = f"search.target=head searches the head, and {key} is of the fine-tuning before it"
+        return problem_of(key, wrong, "Take search.target=backbone to search that.")
+    if key in SEARCHABLE["head"]:
+        wrong = f"search.target=backbone searches the fine-tuning, and {key} is of the head"
+        return problem_of(key, wrong, "Take search.target=head to search that.")
+    wrong = fill(f"not a key that can be searched; there are {', '.join(SEARCHABLE[target])}", 90)
+    likely = [f"search.space.{near}" for near in nearest_keys(key, SEARCHABLE[target])]
+    return problem_of(key, wrong, f"Did you mean {' or '.join(likely)}?" if likely else "")

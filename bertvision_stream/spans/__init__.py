@@ -1,1 +1,0 @@
-"""Answers as spans of a context, and questions without an answer: SQuAD 2.0."""

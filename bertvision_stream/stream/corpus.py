@@ -1,0 +1,78 @@
+"""A task's tokens and blocks: all that is needed to make any block again, anywhere."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.stream.blocks import TRAIN, Block, BlockKey, pack_blocks
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Token stores and blocks of the training split (`train`) and of the validation splits.
+
+    Attributes:
+        stores: Tokens and labels by split.
+        blocks: Blocks by split; the position of a block is its index.
+        seed: The seed of blocks, epoch orders and row orders.
+        subsets: Training rows, ascending int64, by `data.train_fraction`: a head with such a
+            fraction learns from these alone. One with any other learns from all.
+    """
+
+    stores: Mapping[str, TokenStore]
+    blocks: Mapping[str, list[Block]]
+    seed: int
+    subsets: Mapping[float, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def pack(cls, stores: Mapping[str, TokenStore], *, block_tokens: int, seed: int) -> "Corpus":
+        """Pack every split into blocks of at most `block_tokens` tokens."""
+        blocks = {
+            split: pack_blocks(split, store.lengths, block_tokens=block_tokens, seed=seed)
+            for split, store in stores.items()
+        }
+        return cls(stores, blocks, seed)
+
+    def block(self, key: BlockKey) -> Block:
+        return self.blocks[key.split][key.index]
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all splits: the deliveries of an epoch."""
+        return sum(len(blocks) for blocks in self.blocks.values())
+
+    def fingerprint(self) -> str:
+        """A hash of all tokens, labels and blocks: what a resumed run must find unchanged."""
+        digest = hashlib.sha256(repr((self.seed, list(self.stores))).encode())
+        for store in self.stores.values():
+            for array in store.arrays:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        for blocks in self.blocks.values():
+            for block in blocks:
+                digest.update(f"{block.key} of {block.num_examples}".encode())
+                digest.update(block.example_ids.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def validation_keys(self) -> list[BlockKey]:
+        """Validation blocks, in the order in which every epoch delivers them."""
+        return [b.key for split, blocks in self.blocks.items() if split != TRAIN for b in blocks]
+
+    @property
+    def validation_splits(self) -> list[str]:
+        return [split for split in self.stores if split != TRAIN]
+
+    def packed_tokens(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and token type ids of a block, one example after another: int [T] each."""
+        store = self.stores[block.key.split]
+        positions_T = packed_positions(store.offsets[block.example_ids], block.lengths)
+        return store.input_ids[positions_T], store.token_type_ids[positions_T]
+
+
+def packed_positions(starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
+    """`starts[i], starts[i] + 1, ...`, `lengths[i]` of them, for every i in turn: int64 [T]."""
+    packed_starts_B = np.cumsum(lengths_B) - lengths_B
+    return np.repeat(starts_B - packed_starts_B, lengths_B) + np.arange(lengths_B.sum())

@@ -1,0 +1,1 @@
+"""Heads, optimisers and objectives on a stream of blocks, without Ray."""

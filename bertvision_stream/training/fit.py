@@ -1,0 +1,337 @@
+"""Fit one head: the training step, the schedule, evaluation, early stopping."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.stacked import num_together, stacked_logits
+from bertvision_stream.settings.settings import ResolvedTrain
+from bertvision_stream.training.batches import Batch
+from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.training.objectives.base import Objective
+from bertvision_stream.training.records import EpochRecord
+
+# Rules for the epoch whose weights count, as they read after "chosen by".
+LAST_EPOCH = "being the last one (train.patience is not set)"
+LOWEST_LOSS = "lowest validation loss"
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """A fitted head.
+
+    Attributes:
+        state: Parameters of the chosen epoch, on the CPU.
+        logits: Their validation logits by split: float32 [R, C] as the objective keeps them.
+        history: One record for each epoch that ran.
+        chosen_epoch: Counted from 1; 0 before any.
+        chosen_by: The rule that chose it.
+        num_parameters: Trained parameters.
+        failure: Why the head was stopped, or empty.
+        adapter_shares: Of each layer in the norm of the adapters' output, over a sample of the
+            validation tokens; empty for a head without adapters, one of a search, and one that
+            was stopped before its last epoch.
+    """
+
+    state: dict[str, torch.Tensor]
+    logits: dict[str, np.ndarray]
+    history: tuple[EpochRecord, ...]
+    chosen_epoch: int
+    chosen_by: str
+    num_parameters: int
+    failure: str
+    adapter_shares: tuple[float, ...] = ()
+
+
+class HeadFit:
+    """One head with its optimiser, schedule and results.
+
+    AdamW without decay on one-dimensional parameters (biases, mixing weights), a linear warm-up and
+    a linear decay to zero. Depends on the batches it is given and on nothing else, so that its
+    numbers are the same alone or among others, in one process or at the end of a stream.
+
+    Args:
+        head: The head; moved to `device`.
+        settings: `train.*`.
+        objective: Loss and metrics.
+        train_labels: Labels of all training examples, [N] or [N, 2].
+        validation: Tokens and labels by validation split.
+        device: Where to compute.
+        reported: Whether the head itself is reported on, and not only its scores.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        settings: ResolvedTrain,
+        objective: Objective,
+        *,
+        train_labels: np.ndarray,
+        validation: Mapping[str, TokenStore],
+        device: torch.device,
+        reported: bool = True,
+    ):
+        bias = objective.initial_bias(train_labels)
+        if bias is not None:
+            nn.init.constant_(head.output.bias, bias)
+        self.head = head.to(device)
+        self.settings = settings
+        self.objective = objective
+        self.batch_size = settings.batch_size
+        self.total_steps = settings.epochs * math.ceil(len(train_labels) / settings.batch_size)
+        self.steps = 0
+        self.failure = ""
+        self.history: list[EpochRecord] = []
+        self._optimizer = _adamw(head, settings)
+        self._validation = validation
+        self._chosen_epoch = 0
+        self._chosen_state: dict[str, torch.Tensor] = {}
+        self._chosen_logits: dict[str, np.ndarray] = {}
+        self._chosen_norms = torch.zeros(0, dtype=torch.float64)
+        self._device = device
+        self._reported = reported
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._num_trained = 0
+        self._norms = torch.zeros(0, dtype=torch.float64)
+        self._logits = {
+            split: self.objective.empty_logits(store) for split, store in self._validation.items()
+        }
+
+    @property
+    def epoch(self) -> int:
+        """The head's own epoch, counted from 0: how many it has behind it."""
+        return len(self.history)
+
+    @property
+    def active(self) -> bool:
+        """Whether the head still trains: not failed, not stopped early, epochs left."""
+        if self.failure or len(self.history) >= self.settings.epochs:
+            return False
+        patience = self.settings.patience
+        return patience is None or len(self.history) - self._chosen_epoch < patience
+
+    @property
+    def tracks_adapter_norms(self) -> bool:
+        """Whether this epoch's weights may be those that are kept and reported on.
+
+        Without patience only the last epoch's are, whatever becomes of the head before.
+        """
+        last = self.epoch + 1 == self.settings.epochs
+        return self._reported and (last or self.settings.patience is not None)
+
+    def train_batch(self, batch: Batch) -> None:
+        """One step of the optimiser."""
+        train_together([self], batch)
+
+    def begin_step(self) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.steps, self.total_steps)
+        self.head.train()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def end_step(self, loss: torch.Tensor, num_examples: int) -> None:
+        self._optimizer.step()
+        self.steps += 1
+        self._num_trained += num_examples
+        self._loss_sum += loss.detach().double() * num_examples
+
+    def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Mean over the examples."""
+        return self.objective.loss(logits, batch.labels_B, batch.lengths_B)
+
+    def keep_logits(self, split: str, example_ids: np.ndarray, logits: torch.Tensor) -> None:
+        rows = self.objective.rows(self._validation[split], example_ids)
+        self._logits[split][rows] = logits.cpu().numpy()
+
+    def keep_norms(self, norms_L: torch.Tensor) -> None:
+        """Add the adapters' norms of some validation tokens."""
+        self._norms = norms_L.cpu() + (self._norms if len(self._norms) else 0)
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean training loss of the epoch so far; waits for the device."""
+        return self._loss_sum.item() / max(self._num_trained, 1)
+
+    def check_finite(self, where: str) -> None:
+        """Stop the head where its loss is no longer finite; others are not touched."""
+        if not self.failure and not math.isfinite(self.mean_loss):
+            self.failure = (
+                f"the training loss became {self.mean_loss} {where}; try a lower train.lr "
+                f"(it was {self.settings.lr})"
+            )
+
+    def end_epoch(self) -> EpochRecord | None:
+        """Close the epoch: losses and metrics, and whether its weights are the ones to keep."""
+        epoch = len(self.history) + 1
+        self.check_finite(f"in epoch {epoch}")  # its last batch came after its last training block
+        if not self.failure and not all(np.isfinite(a).all() for a in self._logits.values()):
+            self.failure = (
+                f"validation logits of epoch {epoch} are not finite; try a lower train.lr"
+            )
+        if self.failure:
+            return None
+        record = EpochRecord(
+            epoch=epoch,
+            loss=self.mean_loss,
+            validation_loss=self._validation_loss(),
+            scores=self.objective.metrics_by_split(self._logits, self._validation),
+        )
+        lowest = min((r.validation_loss for r in self.history), default=math.inf)
+        self.history.append(record)
+        if self.settings.patience is None or record.validation_loss < lowest:
+            self._chosen_epoch = epoch
+            state = self.head.state_dict()
+            self._chosen_state = {name: t.detach().cpu().clone() for name, t in state.items()}
+            self._chosen_logits = self._logits
+            self._chosen_norms = self._norms
+        self._start_epoch()
+        return record
+
+    def result(self) -> HeadResult:
+        """What is left of the head, so far."""
+        return HeadResult(
+            state=self._chosen_state,
+            logits=self._chosen_logits,
+            history=tuple(self.history),
+            chosen_epoch=self._chosen_epoch,
+            chosen_by=LAST_EPOCH if self.settings.patience is None else LOWEST_LOSS,
+            num_parameters=self.head.num_parameters,
+            failure=self.failure,
+            adapter_shares=tuple((self._chosen_norms / self._chosen_norms.sum()).tolist()),
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        """The head's whole state between two epochs; `restore` goes on from it, bit for bit."""
+        tensors = {f"head/{name}": t for name, t in self.head.state_dict().items()}
+        tensors |= {f"chosen/{name}": t for name, t in self._chosen_state.items()}
+        for index, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": t for name, t in state.items()}
+        for split, logits in self._chosen_logits.items():
+            tensors[f"logits/{split}"] = torch.from_numpy(logits)
+        tensors["chosen_norms"] = self._chosen_norms
+        tensors |= {f"dropout/{name}": t for name, t in self.head.dropout_state().items()}
+        facts = {
+            "steps": self.steps,
+            "failure": self.failure,
+            "chosen_epoch": self._chosen_epoch,
+            "history": [asdict(record) for record in self.history],
+        }
+        return Checkpoint({name: t.detach().cpu().clone() for name, t in tensors.items()}, facts)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`, which a fit with the same settings made."""
+        facts, subtree = checkpoint.facts, checkpoint.subtree
+        self.head.load_state_dict(subtree("head"))
+        self.head.load_dropout_state(subtree("dropout"))
+        self._chosen_state = subtree("chosen")
+        self._chosen_logits = {n: t.numpy().copy() for n, t in subtree("logits").items()}
+        self._chosen_norms = checkpoint.tensors["chosen_norms"].clone()
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in subtree("optimizer").items():
+            index, _, key = name.partition("/")
+            state.setdefault(int(index), {})[key] = tensor.clone()  # it is changed in place
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.steps = facts["steps"]
+        self.failure = facts["failure"]
+        self._chosen_epoch = facts["chosen_epoch"]
+        self.history = [EpochRecord(**record) for record in facts["history"]]
+        self._start_epoch()
+
+    def _validation_loss(self) -> float:
+        """Mean over the examples of all validation splits."""
+        total, count = 0.0, 0
+        for split, logits in self._logits.items():
+            store = self._validation[split]
+            labels = torch.from_numpy(np.asarray(store.labels))
+            lengths = torch.from_numpy(store.lengths)
+            loss = self.objective.loss(torch.from_numpy(logits).double(), labels, lengths)
+            total += loss.item() * len(labels)
+            count += len(labels)
+        return total / count
+
+
+def train_together(fits: Sequence[HeadFit], batch: Batch) -> None:
+    """One step of each head's optimiser, all on one batch.
+
+    Args:
+        fits: Heads of one `stack_key`; of several the products are computed together, which gives
+            the numbers of each alone but for rounding.
+        batch: Examples.
+    """
+    for fit in fits:
+        fit.begin_step()
+    for part in _parts(fits, batch):
+        all_logits = stacked_logits([fit.head for fit in part], batch.hidden_TLD, batch.lengths_B)
+        losses = [fit.loss(logits, batch) for fit, logits in zip(part, all_logits, strict=True)]
+        torch.autograd.backward(losses)  # none depends on the parameters of another
+        for fit, loss in zip(part, losses, strict=True):
+            fit.end_step(loss, len(batch.labels_B))
+
+
+@torch.no_grad()
+def evaluate_together(
+    fits: Sequence[HeadFit], split: str, example_ids: np.ndarray, batch: Batch
+) -> None:
+    """Keep the logits of validation examples.
+
+    Args:
+        fits: As for `train_together`.
+        split: Name of the validation split.
+        example_ids: int64 [B], the examples' rows.
+        batch: The examples.
+    """
+    for fit in fits:
+        fit.head.eval()
+    for part in _parts(fits, batch):
+        all_logits = stacked_logits([fit.head for fit in part], batch.hidden_TLD, batch.lengths_B)
+        for fit, logits in zip(part, all_logits, strict=True):
+            fit.keep_logits(split, example_ids, logits)
+
+
+def _parts(fits: Sequence[HeadFit], batch: Batch) -> Iterator[Sequence[HeadFit]]:
+    """As many at a time as there is room for."""
+    size = num_together(fits[0].head, len(batch.hidden_TLD))
+    return (fits[first : first + size] for first in range(0, len(fits), size))
+
+
+@torch.no_grad()
+def measure_adapters(fits: Sequence[HeadFit], batch: Batch) -> None:
+    """Add to each head the norms of its adapters' output on validation examples."""
+    for fit in fits:
+        norms_L = fit.head.adapter_norms(batch.hidden_TLD, batch.lengths_B)
+        if norms_L is not None:
+            fit.keep_norms(norms_L)
+
+
+def learning_rate(settings: ResolvedTrain, step: int, total_steps: int) -> float:
+    """Linear warm-up over `warmup_ratio` of the steps, then linear decay towards zero.
+
+    Args:
+        settings: `train.lr` and `train.warmup_ratio`.
+        step: Counted from 0.
+        total_steps: Of the whole training.
+    """
+    warmup = round(settings.warmup_ratio * total_steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / (warmup + 1)
+    return settings.lr * (total_steps - step) / max(total_steps - warmup, 1)
+
+
+def _adamw(head: Head, settings: ResolvedTrain) -> torch.optim.AdamW:
+    decayed = [p for p in head.parameters() if p.ndim > 1]
+    plain = [p for p in head.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)

@@ -1,0 +1,124 @@
+"""What the kind of a task decides: the loss, where logits are kept, and what they are worth."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bertvision_stream.data.splits import Split
+from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.settings.tasks import Task
+from bertvision_stream.training.metrics import EnsembleMethod
+
+
+@dataclass(frozen=True)
+class PredictorScores:
+    """Scores of the three on one split, float64 [R, C] or [R] (see `Objective.scores`)."""
+
+    bert: np.ndarray
+    head: np.ndarray
+    ensemble: np.ndarray
+
+    def by_name(self) -> dict[str, np.ndarray]:
+        return {"bert": self.bert, "head": self.head, "ensemble": self.ensemble}
+
+
+class Objective(ABC):
+    """How a task of one kind is learned and judged.
+
+    Logits of a split are kept as R rows: one for each example or, of tasks with answers in spans,
+    one for each token. *Scores* are what comes of them for metrics and ensembles.
+
+    Args:
+        task: What is learned.
+    """
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    @abstractmethod
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, lengths_B: torch.Tensor
+    ) -> torch.Tensor:
+        """The mean over B examples.
+
+        Args:
+            logits: [B, C], or packed [T, C].
+            labels: [B], or [B, 2].
+            lengths_B: Tokens of each example.
+        """
+
+    def initial_bias(self, train_labels: np.ndarray) -> float | None:
+        """Where a new last layer's bias starts; None leaves it as it is."""
+        return None
+
+    @abstractmethod
+    def num_rows(self, store: TokenStore) -> int:
+        """R: rows of logits of a split."""
+
+    @abstractmethod
+    def rows(self, store: TokenStore, example_ids: np.ndarray) -> np.ndarray:
+        """Where the logits of examples are kept, int64, in the order in which they come."""
+
+    def empty_logits(self, store: TokenStore) -> np.ndarray:
+        """Room for the logits of a split, float32 [R, C], nan until they are there."""
+        return np.full((self.num_rows(store), self.task.num_labels), np.nan, dtype=np.float32)
+
+    @abstractmethod
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Scores from the logits [R, C] of a split, float64.
+
+        Raises:
+            BertvisionError: A logit is not finite.
+        """
+
+    @abstractmethod
+    def ensemble(
+        self, bert: np.ndarray, head: np.ndarray, method: EnsembleMethod, store: TokenStore
+    ) -> np.ndarray:
+        """The scores of two models combined."""
+
+    @abstractmethod
+    def metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
+        """The task's metrics on a split, in the order of `task.metrics`."""
+
+    def all_metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
+        """The task's metrics, then what else a report tells of a split."""
+        return self.metrics(scores, store)
+
+    @abstractmethod
+    def write_predictions(
+        self,
+        folder: Path,
+        split: Split,
+        store: TokenStore,
+        predictor_scores: PredictorScores,
+        *,
+        labelled: bool = True,
+    ) -> None:
+        """Write `predictions_<split>.jsonl`, and beside it what else the task's kind has.
+
+        Args:
+            folder: Where to.
+            split: The rows.
+            store: Their tokens.
+            predictor_scores: Scores of the three predictors.
+            labelled: Whether the labels of the split are real ones.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+
+    def metrics_by_split(
+        self, logits: Mapping[str, np.ndarray], stores: Mapping[str, TokenStore]
+    ) -> dict[str, dict[str, float]]:
+        """The task's metrics on each split that there are logits of."""
+        return {
+            split: self.metrics(self.scores(values), stores[split])
+            for split, values in logits.items()
+        }

@@ -1,0 +1,69 @@
+"""One answer an example: a class, or a number."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bertvision_stream.data.splits import Split
+from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.report.predictions import write_predictions
+from bertvision_stream.training.losses import example_loss
+from bertvision_stream.training.metrics import (
+    EnsembleMethod,
+    compute_metrics,
+    ensemble,
+    scores_from_logits,
+)
+from bertvision_stream.training.objectives.base import Objective, PredictorScores
+
+
+class ExampleObjective(Objective):
+    """Classification by cross-entropy, regression by squared error."""
+
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, lengths_B: torch.Tensor
+    ) -> torch.Tensor:
+        return example_loss(logits, labels)
+
+    def initial_bias(self, train_labels: np.ndarray) -> float | None:
+        """A regression starts at the mean label."""
+        return float(train_labels.mean()) if self.task.kind == "regression" else None
+
+    def num_rows(self, store: TokenStore) -> int:
+        return store.num_examples
+
+    def rows(self, store: TokenStore, example_ids: np.ndarray) -> np.ndarray:
+        return example_ids
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        return scores_from_logits(logits, self.task.kind)
+
+    def ensemble(
+        self, bert: np.ndarray, head: np.ndarray, method: EnsembleMethod, store: TokenStore
+    ) -> np.ndarray:
+        return ensemble(bert, head, method, self.task.kind)
+
+    def metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
+        return compute_metrics(scores, store.labels, self.task.metrics)
+
+    def write_predictions(
+        self,
+        folder: Path,
+        split: Split,
+        store: TokenStore,
+        predictor_scores: PredictorScores,
+        *,
+        labelled: bool = True,
+    ) -> None:
+        path = folder / f"predictions_{split.name}.jsonl"
+        write_predictions(
+            path,
+            task=self.task,
+            split=split,
+            bert=predictor_scores.bert,
+            head=predictor_scores.head,
+            ensemble=predictor_scores.ensemble,
+            tokens=store.lengths,
+            labelled=labelled,
+        )

@@ -1,0 +1,367 @@
+"""What a run leaves behind: the JSON that programs read and the tables that people read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bertvision_stream.data.splits import Split
+from bertvision_stream.report.predictions import write_predictions
+from bertvision_stream.report.records import (
+    FinetuneSummary,
+    HeadSummary,
+    RunReport,
+    Seconds,
+    SplitResult,
+    StreamSummary,
+    TrainSummary,
+    metrics_json,
+)
+from bertvision_stream.report.text import render_markdown, render_table
+from bertvision_stream.settings.tasks import TASKS
+from bertvision_stream.stream.plan_check import Compared, PlanCheck, describe_check
+from bertvision_stream.training.records import EpochRecord
+from bertvision_stream.utils.errors import OutputError
+from bertvision_stream.utils.files import write_json, write_text
+from bertvision_stream.utils.units import format_bytes, format_count, format_seconds
+
+
+def split_result(name: str, examples: int, **scores: tuple[float, float, float]) -> SplitResult:
+    """A split with, for each metric, the scores of BERT, head and ensemble."""
+    bert, head, both = ({m: values[i] for m, values in scores.items()} for i in range(3))
+    return SplitResult(name=name, examples=examples, bert=bert, head=head, ensemble=both)
+
+
+def report_on(task: str, *splits: SplitResult) -> RunReport:
+    history = tuple(
+        EpochRecord(
+            epoch=epoch,
+            loss=loss,
+            validation_loss=loss + 0.01,
+            scores={split.name: split.head for split in splits},
+        )
+        for epoch, loss in enumerate([0.69, 1 / 3, 0.6], start=1)
+    )
+    return RunReport(
+        task=TASKS[task],
+        backbone="minilm",
+        seed=42,
+        ensemble="mean",
+        head=HeadSummary(kind="adapter_pooler", parameters=7154, backbone_parameters=22_713_216),
+        splits=splits,
+        finetune=FinetuneSummary(epochs=1, parameters=22_713_986, reused=False),
+        train=TrainSummary(
+            examples=2490,
+            tokens=174_743,
+            history=history,
+            planned_epochs=3,
+            best_epoch=2,
+            chosen_by="lowest validation loss",
+        ),
+        stream=StreamSummary(
+            blocks=47,
+            blocks_extracted=47,
+            blocks_from_cache=94,
+            tokens_extracted=194_000,
+            bytes_per_epoch=1_042_944_000,
+            budget_bytes=2 * 2**30,
+            peak_bytes=1123 * 2**20,
+            cache_bytes=1000 * 2**20,
+            spilled_bytes=0,
+            fallback_bytes=0,
+            dump_bytes_avoided=2490 * 7 * 250 * 384 * 4,
+        ),
+        seconds=Seconds(total=62.3, finetune=35.1, stream=10.0),
+        settings={"task": task, "data.text_columns": "a|b"},
+        command=f"python -m bertvision_stream.run task={task} backbone=minilm",
+        versions={"torch": "2.13.0", "ray": "2.60.0"},
+        notes=("bf16 was picked for this CPU.",),
+    )
+
+
+@pytest.fixture
+def rte() -> RunReport:
+    return report_on("rte", split_result("validation", 277, accuracy=(0.5704, 0.6101, 0.6209)))
+
+
+@pytest.fixture
+def mnli() -> RunReport:
+    return report_on(
+        "mnli",
+        split_result("validation_matched", 9815, accuracy=(0.7111, 0.7222, 0.722249)),
+        split_result("validation_mismatched", 9832, accuracy=(0.7311, 0.7262, 0.73)),
+    )
+
+
+# The structure that other programs rely on, value types included.
+METRICS_EXAMPLE = """
+{"task": "rte", "backbone": "minilm", "seed": 42,
+ "head": {"kind": "adapter_pooler", "parameters": 7154},
+ "splits": {"validation": {"examples": 277, "bert": {"accuracy": 0.0}, "head": {"accuracy": 0.0},
+            "ensemble": {"accuracy": 0.0}}},
+ "train": {"examples": 2490, "tokens": 174743, "epochs": 5, "loss": [0.0]},
+ "stream": {"blocks": 43, "blocks_extracted": 43, "blocks_from_cache": 172,
+            "tokens_extracted": 174743, "bytes_per_epoch": 0, "budget_bytes": 0, "peak_bytes": 0,
+            "cache_bytes": 0, "spilled_bytes": 0, "dump_bytes_avoided": 0},
+ "seconds": {"total": 0.0, "finetune": 0.0, "stream": 0.0}}
+"""
+
+
+def assert_has_structure(found: object, example: object, where: str = "metrics.json") -> None:
+    assert type(found) is type(example), where
+    if isinstance(example, dict):
+        for key, value in example.items():
+            assert key in found, f"{where}.{key} is missing"
+            assert_has_structure(found[key], value, f"{where}.{key}")
+
+
+def test_metrics_json_has_every_key_that_programs_read(rte, tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, metrics_json(rte))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert_has_structure(found, json.loads(METRICS_EXAMPLE))
+    assert found["splits"]["validation"]["ensemble"] == {"accuracy": 0.6209}
+    assert found["train"]["epochs"] == 3
+    assert found["train"]["loss"] == [0.69, 1 / 3, 0.6], "unrounded"
+    assert found["train"]["best_epoch"] == 2
+    assert found["train"]["validation"][1] == {
+        "epoch": 2,
+        "loss": 1 / 3 + 0.01,
+        "head": {"validation": {"accuracy": 0.6101}},
+    }
+
+
+def test_the_table_reads_well(rte):
+    assert render_table(rte) == (
+        "rte: adapter_pooler head on minilm, seed 42\n"
+        "2,490 training examples (174,743 tokens), 277 validation examples\n"
+        "\n"
+        "                                    parameters  share of\n"
+        "                          accuracy     trained  backbone    time\n"
+        "────────────────────────────────────────────────────────────────\n"
+        "BERT, fine-tuned 1 epoch    0.5704      22.7 M     100 %  35.1 s\n"
+        "adapter_pooler head         0.6101       7,154   0.031 %  10.0 s\n"
+        "ensemble of both (mean)   * 0.6209           -         -       -\n"
+        "────────────────────────────────────────────────────────────────\n"
+        "* best of its column\n"
+        "\n"
+        "head    epoch 2 of 3, chosen by lowest validation loss\n"
+        "stream  194,000 tokens extracted in 47 blocks (19,400 tokens/s, training included),"
+        " 94 blocks\n"
+        "        from the cache\n"
+        "memory  1.1 GiB of hidden states at most, of a budget of 2.0 GiB\n"
+        "disk    0 B of hidden states written; BERTVision's dump would take 6.2 GiB\n"
+        "time    1 min 02 s in all\n"
+        "note    bf16 was picked for this CPU.\n"
+    )
+
+
+def test_mnli_shows_both_splits_within_100_columns(mnli):
+    lines = render_table(mnli).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "9,815 matched + 9,832 mismatched validation examples" in lines[1]
+    assert lines[3].split()[:2] == ["matched", "mismatched"]
+    # Equal as shown means equally good: 0.7222 and 0.722249 are both marked.
+    assert [line.count("*") for line in lines[6:9]] == [1, 1, 1]
+    assert "* 0.7311" in lines[6]
+    assert "* 0.7222" in lines[7]
+    assert "* 0.7222" in lines[8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "label", "time"),
+    [
+        ({"epochs": 0.3}, "BERT, fine-tuned 0.3 epochs", "35.1 s"),
+        ({"epochs": 0, "parameters": 0}, "BERT, not fine-tuned", "35.1 s"),
+        ({"reused": True}, "BERT, fine-tuned 1 epoch", "reused"),
+    ],
+)
+def test_the_table_says_how_bert_was_fine_tuned(rte, changes, label, time):
+    report = replace(rte, finetune=replace(rte.finetune, **changes))
+    row = next(line for line in render_table(report).splitlines() if line.startswith("BERT"))
+    assert row.startswith(label + "  ")
+    assert row.endswith("  " + time)
+
+
+def test_early_stopping_and_spilling_are_said(rte):
+    table = render_table(
+        replace(
+            rte,
+            train=replace(rte.train, planned_epochs=10),
+            stream=replace(rte.stream, spilled_bytes=3 * 2**20, fallback_bytes=2**20),
+        )
+    )
+    assert "epoch 2 of 3 (10 were planned), chosen by" in table
+    assert "4.0 MiB of hidden states written by Ray" in table
+    assert "lower stream.budget" in " ".join(table.split())
+
+
+def test_results_md_is_well_formed_and_can_be_run_again(mnli):
+    text = render_markdown(mnli)
+    assert text.startswith("# mnli: adapter_pooler head on minilm, seed 42\n")
+    assert "| adapter_pooler head | **0.7222** | 0.7262 | 7,154 | 0.031 % | 10.0 s |" in text
+    assert "| **2 (chosen)** | 0.3333 | 0.3433 | 0.7222 | 0.7262 |" in text
+    assert "```bash\npython -m bertvision_stream.run task=mnli backbone=minilm\n```" in text
+    assert "| `data.text_columns` | `a\\|b` |" in text
+    assert "Made with torch 2.13.0, ray 2.60.0." in text
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    assert len(tables) == 3
+    for table in tables:
+        assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+
+
+def test_predictions_name_labels_and_keep_the_text(tmp_path):
+    path = tmp_path / "predictions_validation.jsonl"
+    split = Split(
+        name="validation",
+        texts=[("Ça va\u2028?", 'a "b"\nc'), ("x", "y")],
+        labels=np.array([1, 0], dtype=np.int64),
+    )
+    write_predictions(
+        path,
+        task=TASKS["rte"],
+        split=split,
+        bert=np.array([[0.75, 0.25], [1 / 3, 2 / 3]]),
+        head=np.array([[0.1, 0.9], [0.5, 0.5]]),
+        ensemble=np.array([[0.425, 0.575], [0.6, 0.4]]),
+        tokens=np.array([9, 5]),
+    )
+    raw = path.read_text(encoding="utf-8")
+    assert "Ça va" in raw
+    rows = [json.loads(line) for line in raw.rstrip("\n").split("\n")]
+    assert rows[0] == {
+        "index": 0,
+        "texts": {"sentence1": "Ça va\u2028?", "sentence2": 'a "b"\nc'},
+        "tokens": 9,
+        "gold": "not_entailment",
+        "bert": {"prediction": "entailment", "confidence": 0.75},
+        "head": {"prediction": "not_entailment", "confidence": 0.9},
+        "ensemble": {"prediction": "not_entailment", "confidence": 0.575},
+    }
+    assert rows[1]["bert"] == {"prediction": "not_entailment", "confidence": 0.666667}
+    assert rows[1]["head"]["prediction"] == "entailment", "the lowest id on a tie"
+
+
+def test_predictions_of_a_regression_are_scores_without_confidence(tmp_path):
+    path = tmp_path / "predictions_validation.jsonl"
+    split = Split(name="validation", texts=[("a", "b")], labels=np.array([3.8], dtype=np.float32))
+    scores = {"bert": np.array([3.25]), "head": np.array([4.0]), "ensemble": np.array([3.625])}
+    write_predictions(path, task=TASKS["stsb"], split=split, tokens=np.array([5]), **scores)
+    row = json.loads(path.read_text(encoding="utf-8"))
+    assert row["gold"] == 3.8
+    assert [row[source] for source in scores] == [
+        {"prediction": 3.25},
+        {"prediction": 4.0},
+        {"prediction": 3.625},
+    ]
+
+
+def test_predictions_without_labels_have_no_gold(tmp_path):
+    path = tmp_path / "predictions_test.jsonl"
+    split = Split(name="test", texts=[("a", "b")], labels=np.zeros(1))
+    scores = {name: np.array([[0.25, 0.75]]) for name in ("bert", "head", "ensemble")}
+    write_predictions(
+        path, task=TASKS["rte"], split=split, tokens=np.array([5]), labelled=False, **scores
+    )
+    assert list(json.loads(path.read_text(encoding="utf-8"))) == (
+        ["index", "texts", "tokens", "bert", "head", "ensemble"]
+    )
+
+
+def test_predictions_need_a_score_for_each_example(tmp_path):
+    path = tmp_path / "p.jsonl"
+    split = Split(name="validation", texts=[("a", "b")], labels=np.array([1.0], dtype=np.float32))
+    scores = {"bert": np.zeros(1), "head": np.zeros(2), "ensemble": np.zeros(1)}
+    with pytest.raises(ValueError, match="longer"):
+        write_predictions(path, task=TASKS["stsb"], split=split, tokens=np.array([5]), **scores)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"old": "é"})
+    assert path.read_text(encoding="utf-8") == '{\n  "old": "é"\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"loss": math.nan})
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("os.fsync", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OutputError) as caught:
+        write_text(path, "new")
+    assert str(caught.value) == (
+        f"{path} cannot be written: No space left on device. What was written before is whole. "
+        "Make room or give another output_dir; with resume=true the same command then goes on from "
+        "the last finished epoch."
+    )
+    assert json.loads(path.read_text(encoding="utf-8")) == {"old": "é"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (100 * 1024, "100 KiB"),
+        (2**20 - 1, "1.0 MiB"),
+        (1.5 * 2**30, "1.5 GiB"),
+        (5000 * 2**40, "5,000 TiB"),
+    ],
+)
+def test_format_bytes(num_bytes, text):
+    assert format_bytes(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (187, "3 min 07 s"),
+        (3599.6, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_format_seconds(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (7154, "7,154"),
+        (999_999, "999,999"),
+        (1_000_000, "1.0 M"),
+        (22_713_216, "22.7 M"),
+        (999_990_000, "1.00 B"),
+    ],
+)
+def test_format_count(count, text):
+    assert format_count(count) == text
+
+
+def test_what_was_predicted_beside_what_happened():
+    right = PlanCheck(
+        epochs=3,
+        tokens_extracted=Compared(1234, 1234),
+        blocks_extracted=Compared(10, 10),
+        blocks_from_cache=Compared(20, 20),
+        cache_bytes=Compared(2**20, 2**20),
+        later_epoch_seconds=Compared(2.0, 2.5),
+    )
+    assert describe_check(right) == (
+        "as predicted 1,234 tokens to extract, 10 forward passes of a block, 20 blocks from the "
+        "cache, 1.0 MiB kept; a later epoch was estimated from the first at 2.0 s and took 2.5 s"
+    )
+    wrong = replace(right, tokens_extracted=Compared(1234, 1300), later_epoch_seconds=None)
+    assert describe_check(wrong) == (
+        "as predicted 10 forward passes of a block, 20 blocks from the cache, 1.0 MiB kept; "
+        "predicted 1,234 tokens to extract (it was 1,300)"
+    )
