@@ -9,7 +9,7 @@ from ray.exceptions import RayActorError
 from actors.cluster import store_stats
 from actors.records import EpochEnd
 from actors.stream_actors import start_stream_actors
-from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task

@@ -19,7 +19,7 @@ from actors.faults import MAX_ATTEMPTS
 from actors.records import EpochEnd, EpochReport
 from actors.stream import FeatureStream
 from actors.trainer import HeadTrainer
-from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task

@@ -16,7 +16,7 @@ from bertvision_stream.stream.stats import DeviceInfo
 if TYPE_CHECKING:
     import numpy as np
 
-    from bertvision_stream.heads.head import HeadShape
+    from bertvision_stream.heads.shape import HeadShape
     from bertvision_stream.settings.settings import TaskSettings
     from bertvision_stream.settings.tasks import Task
     from bertvision_stream.stream.blocks import BlockKey

@@ -28,7 +28,7 @@ import torch
 from actors.cluster import cluster_resources, connect
 from benchmarks.inputs import CPU, Inputs, load_inputs, run_streamed
 from benchmarks.stacked_heads import NUM_TOKENS, SHAPE, Steps, milliseconds
-from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone
 from bertvision_stream.modes.calibration import calibrate
 from bertvision_stream.report.tables import markdown_grid

@@ -18,7 +18,7 @@ from transformers import BertConfig
 
 from benchmarks.layouts import GPUS, Gpu, Rows, Shape
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone, micro_batches
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.modes.calibration import made_up_model

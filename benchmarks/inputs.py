@@ -10,11 +10,10 @@ from actors.engine import run_stream
 from bertvision_stream.data.load import load_task_data
 from bertvision_stream.data.splits import TaskData
 from bertvision_stream.data.tokenize import tokens_of
-from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.heads.shape import HeadShape, hidden_shape
 from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
-    hidden_shape,
     load_classifier,
     load_tokenizer,
 )

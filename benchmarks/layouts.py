@@ -12,7 +12,8 @@ import numpy as np
 
 from bertvision_stream.data.load import load_task_data
 from bertvision_stream.data.tokenize import tokens_of
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import load_tokenizer
 from bertvision_stream.models.sources import locate
 from bertvision_stream.modes.planned_backbone import KNOWN_SHAPES

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.heads.stacked import stacked_logits
 from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.settings.settings import HeadSettings

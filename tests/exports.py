@@ -11,8 +11,9 @@ from tiny import MAX_LENGTH, task_settings, tiny_classifier, tiny_tokenizer
 from transformers import PreTrainedModel
 
 from bertvision_stream.data.custom import custom_task
-from bertvision_stream.heads.head import Head, HeadShape
-from bertvision_stream.models.backbone import BackboneWeights, hidden_shape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape, hidden_shape
+from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.models.export import export_model
 from bertvision_stream.models.finetuned_store import save_finetuned
 from bertvision_stream.settings.settings import dotted

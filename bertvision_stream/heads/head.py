@@ -4,7 +4,6 @@ Of every example, `[B, C]`; or of every token, `[T, C]`, where answers are spans
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,26 +12,8 @@ from bertvision_stream.heads.adapter_pooler import AdapterPooler
 from bertvision_stream.heads.pooling import make_pool
 from bertvision_stream.heads.scalar_mix import ScalarMix
 from bertvision_stream.heads.segments import segment_starts
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.settings.settings import HeadSettings
-
-
-@dataclass(frozen=True)
-class HeadShape:
-    """What a head needs to know of its surroundings.
-
-    Attributes:
-        num_layers: L, encoder layers + 1.
-        hidden_size: D.
-        num_outputs: C.
-        max_length: Most tokens of an example; the number of positions of `pool=flatten`.
-        per_token: Whether every token has logits, and not every example: nothing is pooled then.
-    """
-
-    num_layers: int
-    hidden_size: int
-    num_outputs: int
-    max_length: int
-    per_token: bool = False
 
 
 class Head(nn.Module):

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from bertvision_stream.heads.shape import hidden_shape
 from bertvision_stream.utils.devices import attention_of_any_shape
 from bertvision_stream.utils.errors import BackboneError
 from bertvision_stream.utils.hub import hub_reachable
@@ -307,11 +308,6 @@ class Backbone:
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-def hidden_shape(config: Any) -> tuple[int, int]:
-    """(L, D) of an encoder: the embedding layer and every encoder layer, hidden size."""
-    return config.num_hidden_layers + 1, config.hidden_size
 
 
 def weight_bytes(config: Any, *, per_token: bool) -> int:

@@ -25,7 +25,8 @@ from transformers.modeling_outputs import (
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.generic import can_return_tuple
 
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.settings.settings import HeadSettings
 from bertvision_stream.utils.errors import BackboneError
@@ -56,7 +57,7 @@ class AdapterPoolerModel(PreTrainedModel):
 
     def __init__(self, config: AdapterPoolerConfig):
         super().__init__(config)
-        from bertvision_stream.models.backbone import hidden_shape
+        from bertvision_stream.heads.shape import hidden_shape
 
         num_layers, hidden_size = hidden_shape(config.backbone_config)
         shape = HeadShape(

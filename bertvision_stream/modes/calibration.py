@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone, auto_model, quiet
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.settings.settings import TaskSettings

@@ -9,13 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from actors.cluster import cluster_resources, connect
 from bertvision_stream.data.splits import TaskData
 from bertvision_stream.data.tokenize import tokenize_splits
-from bertvision_stream.heads.head import HeadShape
-from bertvision_stream.models.backbone import (
-    hidden_shape,
-    load_config,
-    load_tokenizer,
-    weight_bytes,
-)
+from bertvision_stream.heads.shape import HeadShape, hidden_shape
+from bertvision_stream.models.backbone import load_config, load_tokenizer, weight_bytes
 from bertvision_stream.models.prepare import PreparedBackbone, prepare_backbone
 from bertvision_stream.modes.inputs import TaskInputs
 from bertvision_stream.modes.run_folder import RunFolder

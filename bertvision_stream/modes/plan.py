@@ -14,8 +14,8 @@ from actors.cluster import cluster_resources, connect
 from bertvision_stream.data.splits import TaskData
 from bertvision_stream.data.tokenize import tokenize_splits
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.heads.head import HeadShape
-from bertvision_stream.models.backbone import hidden_shape, load_tokenizer, weight_bytes
+from bertvision_stream.heads.shape import HeadShape, hidden_shape
+from bertvision_stream.models.backbone import load_tokenizer, weight_bytes
 from bertvision_stream.modes.calibration import calibrate
 from bertvision_stream.modes.planned_backbone import PlannedBackbone
 from bertvision_stream.modes.run_folder import RunFolder

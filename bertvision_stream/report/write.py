@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from bertvision_stream import __version__
 from bertvision_stream.data.splits import Split, TaskData
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.export import export_model
 from bertvision_stream.models.prepare import PreparedBackbone
 from bertvision_stream.report.records import (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.settings.types import Codec
 
 TRAIN = "train"
@@ -175,6 +176,11 @@ class BlockFormat:
     num_logits: int
     codec: Codec
     per_token: bool = False
+
+    @classmethod
+    def of(cls, shape: HeadShape, codec: Codec) -> "BlockFormat":
+        """The format of blocks for heads of a shape; BERT has as many logits as a head."""
+        return cls(shape.num_layers, shape.hidden_size, shape.num_outputs, codec, shape.per_token)
 
     @property
     def token_bytes(self) -> int:

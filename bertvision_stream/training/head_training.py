@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import TRAIN, Block, BlockKey, row_order

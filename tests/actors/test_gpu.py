@@ -10,7 +10,8 @@ import torch
 from test_checkpoint import CLASSES, SCORES, Job, assert_same_training
 from tiny import random_lengths, task_settings, tiny_classifier, token_store
 
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.heads.stacked import stacked_logits
 from bertvision_stream.models.backbone import Backbone, BackboneWeights
 from bertvision_stream.models.extract import BlockExtractor

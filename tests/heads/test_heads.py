@@ -10,7 +10,7 @@ import torch
 from scipy.special import erf, softmax
 from tiny import one_thread  # noqa: F401
 
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.scalar_mix import ScalarMix
 from bertvision_stream.heads.segments import (
     pad_segments,
@@ -19,6 +19,7 @@ from bertvision_stream.heads.segments import (
     segment_starts,
     segment_sum,
 )
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.settings.groups import HeadSettings
 
 L, D, C, S = 4, 12, 3, 9

@@ -10,7 +10,8 @@ from test_heads import EVERY_HEAD, LENGTHS, SHAPE, C, every_head, make_head, nam
 from tiny import one_thread  # noqa: F401
 from torch import nn
 
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.heads.stacked import stacked_logits
 from bertvision_stream.settings.groups import HeadSettings
 

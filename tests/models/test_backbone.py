@@ -27,10 +27,10 @@ from tiny import (  # noqa: F401
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.heads.shape import hidden_shape
 from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
-    hidden_shape,
     load_classifier,
     load_config,
     load_tokenizer,

@@ -288,7 +288,7 @@ model = AutoModelForSequenceClassification.from_config(config)
 assert type(model).__module__ == "bertvision_stream.models.head_model"
 """
 NOTHING_HEAVY = """
-import bertvision_stream, bertvision_stream.config
+import bertvision_stream, bertvision_stream.settings.command_line
 assert not {"torch", "transformers", "numpy"} & set(sys.modules)
 """
 PROCESSES = {

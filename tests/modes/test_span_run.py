@@ -20,7 +20,7 @@ from tiny import CPU, HIDDEN_SIZE, NUM_LAYERS, one_thread, tiny_classifier  # no
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from actors.engine import run_stream
-from bertvision_stream.heads.head import HeadShape
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone, BackboneWeights
 from bertvision_stream.models.extract import BlockExtractor, validation_logits
 from bertvision_stream.modes.local import train_in_process

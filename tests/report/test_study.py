@@ -214,7 +214,7 @@ def test_plots(tmp_path: Path):
 
 @pytest.mark.ray
 def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: Any) -> None:
-    from bertvision_stream.heads.head import HeadShape
+    from bertvision_stream.heads.shape import HeadShape
     from bertvision_stream.models.backbone import Backbone
     from bertvision_stream.models.extract import BlockExtractor, validation_logits
     from bertvision_stream.modes.job import Job, prepare_job

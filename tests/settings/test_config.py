@@ -259,7 +259,7 @@ def test_help_shows_every_key_with_default_and_meaning():
 def test_nothing_heavy_is_imported_for_help_and_errors():
     code = """
 import sys
-from bertvision_stream.config import ConfigError, format_help, load_settings
+from bertvision_stream.settings.command_line import ConfigError, format_help, load_settings
 format_help()
 try:
     load_settings(["task=colla"])

@@ -193,7 +193,7 @@ def test_the_libraries_of_metrics_are_imported_when_asked_for_and_not_before() -
     """In a process of its own, as here they are imported already."""
     script = """
 import sys
-from bertvision_stream.evaluate import import_metrics
+from bertvision_stream.training.metrics import import_metrics
 
 assert "sklearn" not in sys.modules
 import_metrics(["accuracy", "exact"])

@@ -23,7 +23,8 @@ from tiny import (  # noqa: F401
     token_store,
 )
 
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.modes.local import train_in_process
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import TASKS, Task

@@ -30,12 +30,12 @@ from transformers import AutoModelForQuestionAnswering
 import bertvision_stream.models.finetune as finetune_module
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.data.windows import WindowStore, tokenize_windows
-from bertvision_stream.heads.head import Head, HeadShape
+from bertvision_stream.heads.head import Head
+from bertvision_stream.heads.shape import HeadShape, hidden_shape
 from bertvision_stream.heads.stacked import stacked_logits
 from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
-    hidden_shape,
     load_classifier,
     weight_bytes,
 )

@@ -12,7 +12,7 @@ from bertvision_stream.utils.devices import attention_of_any_shape, pick_dtype
 # Page faults of ten tensors of 48 MiB, one after another: before and after.
 SCRIPT = """
 import resource, torch
-from bertvision_stream.devices import keep_freed_memory
+from bertvision_stream.utils.devices import keep_freed_memory
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
