@@ -11,13 +11,18 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray._private import ray_constants
-from ray._private.authentication.authentication_utils import is_token_auth_enabled
-from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 from ray.util import placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.ray_private import (
+    OWN_CLUSTER,
+    dashboard_wants_token,
+    resources_of_this_machine,
+    servers_on_loopback,
+    store_counters,
+)
+from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.placement import ClusterResources
-from bertvision_stream.stream.stats import StoreStats
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.units import format_seconds
 
@@ -44,18 +49,6 @@ ENVIRONMENT = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 
-# Of a cluster that we start: a full object store is an error and never a file; a freed block is
-# gone in 0.05 s and not in 0.8 s; and the GCS remembers the last thousand calls for the dashboard.
-# By default it is a hundred thousand, at 3 KiB each: it grew with every block, up to 300 MiB.
-OWN_CLUSTER = {
-    "automatic_object_spilling_enabled": False,
-    "local_fs_capacity_threshold": 0.0,
-    "free_objects_period_milliseconds": 50,
-    # Trials of a search take no CPU; Ray warns of more than four processes for each of these.
-    "worker_maximum_startup_concurrency": 16,
-    "task_events_max_num_task_in_gcs": 1000,
-}
-
 
 def connect(address: str | None) -> None:
     """Join the cluster at `address`, or the job's, or start one on this machine.
@@ -75,7 +68,7 @@ def connect(address: str | None) -> None:
     with preserve_sigterm():
         context = _join(address) if address else _start()
     if context.dashboard_url:
-        asks = " (it asks for what `ray get-auth-token` prints)" if is_token_auth_enabled() else ""
+        asks = " (it asks for what `ray get-auth-token` prints)" if dashboard_wants_token() else ""
         _log.info("Ray's dashboard: http://%s%s", context.dashboard_url, asks)
 
 
@@ -90,15 +83,9 @@ def _join(address: str) -> Any:
 
 
 def _start() -> Any:
-    """Start a cluster on this machine; all its servers listen on 127.0.0.1 alone.
-
-    Ray does so by itself on a Mac and on Windows. On Linux only its dashboard does.
-    """
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
+    """Start a cluster on this machine; all its servers listen on 127.0.0.1 alone."""
+    with servers_on_loopback():
         return ray.init(address="local", _system_config=OWN_CLUSTER, logging_level=logging.ERROR)
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -120,20 +107,46 @@ def cluster_resources() -> ClusterResources:
         num_gpus=int(total.get("GPU", 0)),
         num_nodes=sum(node["Alive"] for node in ray.nodes()),
         store_bytes=int(total["object_store_memory"]),
-        store_used_bytes=store_stats().used_bytes,
+        store_used_bytes=store_counters().used_bytes,
         memory_bytes=int(total.get("memory", 0)),
     )
 
 
-def store_stats() -> StoreStats:
-    """Counters of all nodes' object stores."""
-    state = get_state_from_address(ray.get_runtime_context().gcs_address)
-    stats = get_memory_info_reply(state).store_stats
-    return StoreStats(
-        stats.spilled_bytes_total,
-        stats.object_store_bytes_fallback,
-        stats.object_store_bytes_used,
+def planned_cluster(settings: TaskSettings) -> ClusterResources:
+    """The cluster that `mode=plan` plans for.
+
+    It is the cluster to join, or this machine as a cluster of one node, scaled to `plan.nodes` and
+    `plan.store`.
+    """
+    if settings.ray.address or os.environ.get("RAY_ADDRESS"):
+        connect(settings.ray.address)
+        cluster = cluster_resources()
+    else:
+        found = resources_of_this_machine()
+        cluster = ClusterResources(
+            num_cpus=int(found.get("CPU", 1)),
+            num_gpus=int(found.get("GPU", 0)),
+            num_nodes=1,
+            store_bytes=int(found["object_store_memory"]),
+            memory_bytes=int(found.get("memory", 0)),
+        )
+    nodes = cluster.num_nodes if settings.plan.nodes == "auto" else settings.plan.nodes
+    store = settings.plan.store
+    if nodes == cluster.num_nodes and store == "auto":
+        return cluster
+    scale = nodes / cluster.num_nodes
+    return ClusterResources(
+        num_cpus=round(cluster.num_cpus * scale),
+        num_gpus=round(cluster.num_gpus * scale),
+        num_nodes=nodes,
+        store_bytes=round(cluster.store_bytes * scale) if store == "auto" else store * nodes,
+        memory_bytes=round(cluster.memory_bytes * scale),
     )
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """The scheduling strategy for an actor that must run on the node of whoever starts it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def in_thread(function: Callable[[], T], name: str) -> Future[T]:

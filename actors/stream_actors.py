@@ -4,90 +4,33 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import OutOfDiskError, RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.cluster import get_with_notice
+from actors.cluster import get_with_notice, on_this_node
 from actors.extractor import ExtractorSpec
 from actors.faults import MAX_ATTEMPTS
 from actors.records import EpochEnd, EpochReport
 from actors.stream import FeatureStream
-from actors.trainer import HeadTrainer
-from bertvision_stream.heads.shape import HeadShape
-from bertvision_stream.models.backbone import BackboneWeights
-from bertvision_stream.settings.settings import TaskSettings
-from bertvision_stream.settings.tasks import Task
-from bertvision_stream.stream.corpus import Corpus
+from actors.trainer import Attachment, TrainerSpec
+from bertvision_stream.models.job import Job
 from bertvision_stream.stream.placement import Placement
 from bertvision_stream.stream.plan import StreamPlan
 from bertvision_stream.stream.stats import DeviceInfo, StreamStats
 from bertvision_stream.training.checkpoint import Checkpoint
 from bertvision_stream.training.fit import HeadResult
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.utils.errors import BertvisionError, StreamError, TrainerLostError
+from bertvision_stream.utils.log import show_progress
 
 _log = logging.getLogger("bertvision_stream")
 
 T = TypeVar("T")
-
-Attachment = tuple[TaskSettings, Checkpoint | None]
-"""A head's settings, and where it goes on; None starts it."""
-
-
-@dataclass(frozen=True)
-class TrainerSpec:
-    """How to start a head trainer, the first one and one that takes the place of a lost one.
-
-    Attributes:
-        name: Begins the actor's name.
-        corpus: Ref of the `Corpus`.
-        task: What is learned.
-        shape: What heads read and write.
-        precision: `train.precision`.
-        stack_heads: `train.stack_heads`.
-        num_gpus: GPUs, a fraction allowed.
-        num_threads: CPU threads.
-        tags: Of its metrics.
-    """
-
-    name: str
-    corpus: ray.ObjectRef
-    task: Task
-    shape: HeadShape
-    precision: str
-    stack_heads: bool
-    num_gpus: float
-    num_threads: int
-    tags: Mapping[str, str]
-
-    def start(
-        self, number: int, heads: Mapping[str, TaskSettings], checkpoint: Checkpoint | None
-    ) -> ActorHandle:
-        """Start a trainer; it answers once it is ready."""
-        actor: Any = ray.remote(HeadTrainer).options(
-            name=f"{self.name}-{number}",
-            num_cpus=0,
-            num_gpus=self.num_gpus,
-            # Without a GPU to look for: where the driver is, as nothing goes on without that node.
-            scheduling_strategy="DEFAULT" if self.num_gpus else on_this_node(),
-        )
-        handle: ActorHandle = actor.remote(
-            self.corpus,
-            self.task,
-            heads,
-            self.shape,
-            precision=self.precision,
-            stack_heads=self.stack_heads,
-            num_threads=self.num_threads,
-            tags=self.tags,
-            checkpoint=checkpoint,
-        )
-        return handle
 
 
 class StreamActors:
@@ -98,14 +41,13 @@ class StreamActors:
     one that asks the trainers for their positions.
 
     Args:
-        plan: What to deliver.
-        placement: Who gets what.
-        extractors: How to start extractors.
-        trainers: How to start trainers.
-        heads: Settings of the heads by name, for each trainer.
-        checkpoints: Where trainers go on, one for each; None starts them.
-        stats: Totals so far.
-        show_progress: Whether to draw bars.
+        plan: What is delivered, and within which limits.
+        placement: How many extractors there are.
+        extractors: How to start an extractor.
+        trainers: How to start a trainer.
+        heads: The heads by name, for each trainer.
+        checkpoints: Where each trainer resumes; None starts it.
+        stats: The totals so far.
     """
 
     def __init__(
@@ -114,18 +56,16 @@ class StreamActors:
         placement: Placement,
         extractors: ExtractorSpec,
         trainers: TrainerSpec,
-        heads: Sequence[Mapping[str, TaskSettings]],
+        heads: Sequence[Mapping[str, HeadJob]],
         *,
         checkpoints: list[Checkpoint | None],
         stats: StreamStats,
-        show_progress: bool,
     ):
         self._plan = plan
         self._placement = placement
         self._extractor_spec = extractors
         self._trainer_spec = trainers
-        self._heads = [dict(settings) for settings in heads]
-        self._show_progress = show_progress
+        self._heads = [dict(of_trainer) for of_trainer in heads]
         self._num_trainers = self._num_streams = 0  # started so far, for names
         self.name = extractors.run
         self.checkpoints = checkpoints
@@ -171,8 +111,8 @@ class StreamActors:
         """Let heads come and go, between two epochs; a new one goes where the fewest are.
 
         Args:
-            attach: Settings, and where to go on, by name; a head of the same name is replaced.
-            detach: Names.
+            attach: The new heads by name; a head of the same name is replaced.
+            detach: The names of the heads to let go.
 
         Raises:
             StreamError: A trainer died again and again.
@@ -270,51 +210,38 @@ class StreamActors:
             self.trainers,
             stats=self.stats,
             tags=self._trainer_spec.tags,
-            show_progress=self._show_progress,
+            show_progress=show_progress(),
         )
 
 
 def start_stream_actors(
-    plan: StreamPlan,
-    placement: Placement,
+    job: Job,
+    heads: Sequence[Mapping[str, HeadJob]],
     *,
-    settings: TaskSettings,
-    task: Task,
-    corpus: Corpus,
-    weights: BackboneWeights,
-    shape: HeadShape,
-    heads: Sequence[Mapping[str, TaskSettings]],
-    show_progress: bool,
-    checkpoints: Sequence[Checkpoint | None] = (),
+    checkpoint: Checkpoint | None = None,
     stats: StreamStats | None = None,
 ) -> StreamActors:
     """Start the actors of a stream.
 
     Args:
-        plan: What is streamed.
-        placement: Who gets what.
-        settings: Of the task.
-        task: What is learned.
-        corpus: Tokens, labels and blocks.
-        weights: The frozen backbone.
-        shape: What heads read and write.
-        heads: Settings of the heads by name, for each trainer.
-        show_progress: Whether to draw bars.
-        checkpoints: Where the trainers go on; none starts them.
-        stats: Totals of an interrupted run that is gone on with.
+        job: The task, ready to have heads trained on it.
+        heads: The heads by name, for each trainer.
+        checkpoint: Where the only trainer resumes; None starts the trainers.
+        stats: The totals of the interrupted run that is resumed.
 
     Raises:
         StreamError: Tokens or weights do not fit into the object store.
     """
+    settings, task, placement = job.settings, job.task, job.placement
     run = f"{task.name}-{uuid.uuid4().hex[:6]}"  # names of actors are unique in a job
-    corpus_ref = put("the corpus", corpus)
+    corpus = put("the corpus", job.corpus)
     return StreamActors(
-        plan,
+        job.plan,
         placement,
         ExtractorSpec(
             run=run,
-            weights=put("the backbone", weights),
-            corpus=corpus_ref,
+            weights=put("the backbone", job.backbone.weights),
+            corpus=corpus,
             codec=settings.extract.codec,
             dtype=settings.backbone.dtype,
             num_cpus=placement.extractor_cpus,
@@ -323,9 +250,9 @@ def start_stream_actors(
         ),
         TrainerSpec(
             name=f"{run}-head-trainer",
-            corpus=corpus_ref,
+            corpus=corpus,
             task=task,
-            shape=shape,
+            shape=job.shape,
             precision=settings.train.precision,
             stack_heads=settings.train.stack_heads,
             num_gpus=placement.trainer_gpus,
@@ -333,15 +260,9 @@ def start_stream_actors(
             tags={"task": task.name, "run": run},
         ),
         heads,
-        checkpoints=list(checkpoints) or [None for _ in heads],
+        checkpoints=[checkpoint for _ in heads],
         stats=stats or StreamStats(),
-        show_progress=show_progress,
     )
-
-
-def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """On the node of whoever calls."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def put(what: str, value: object) -> ray.ObjectRef:

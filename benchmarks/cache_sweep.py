@@ -32,6 +32,7 @@ from bertvision_stream.stream.blocks import BlockKey
 from bertvision_stream.stream.codecs import EncodedBlock
 from bertvision_stream.stream.plan import StreamPlan
 from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.training.outcome import StreamOutcome
 from bertvision_stream.utils.units import format_bytes
@@ -76,7 +77,7 @@ class HeadAlone:
     def start(self) -> None:
         """From the first epoch, now or again."""
         inputs = self._inputs
-        heads = {"head": inputs.settings}
+        heads = {"head": HeadJob(inputs.settings)}
         self._training = make_training(
             inputs.corpus, inputs.data.task, heads, inputs.shape, device=CPU
         )

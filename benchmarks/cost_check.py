@@ -44,6 +44,7 @@ from bertvision_stream.stream.cost_model import (
     mean_attended_tokens,
 )
 from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.utils.devices import keep_freed_memory, pick_dtype
 
@@ -180,7 +181,7 @@ def _step_table(inputs: Inputs, repeats: int) -> Iterable[str]:
         training = make_training(
             inputs.corpus,
             inputs.data.task,
-            {f"{i}": settings.model_copy(update={"seed": i}) for i in range(heads)},
+            {f"{i}": HeadJob(settings.model_copy(update={"seed": i})) for i in range(heads)},
             shape,
             device=CPU,
         )

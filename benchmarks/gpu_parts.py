@@ -28,6 +28,7 @@ from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.codecs import EncodedBlock, stored_tensor
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.utils.device_copy import to_device
 from bertvision_stream.utils.devices import attention_of_any_shape, pick_dtype
@@ -233,7 +234,7 @@ def training(
     head_shape = HeadShape(
         shape.num_layers, shape.hidden_size, task.num_labels, task.max_length, task.per_token
     )
-    of_heads = {f"{i}": settings.model_copy(update={"seed": i}) for i in range(heads)}
+    of_heads = {f"{i}": HeadJob(settings.model_copy(update={"seed": i})) for i in range(heads)}
     trained = make_training(corpus, task, of_heads, head_shape, device=device)
     positions = itertools.count()
 

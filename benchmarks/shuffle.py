@@ -23,6 +23,8 @@ from bertvision_stream.stream.codecs import EncodedBlock
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.batches import Batch, OpenBlock, join
+from bertvision_stream.training.fit import train_together
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import HeadTraining, make_training
 from bertvision_stream.utils.devices import pick_dtype
 
@@ -58,7 +60,9 @@ def _score(
 ) -> float:
     """The headline metric after the last epoch."""
     settings = inputs.settings.model_copy(update={"seed": seed})
-    training = make_training(corpus, inputs.data.task, {"head": settings}, inputs.shape, device=CPU)
+    training = make_training(
+        corpus, inputs.data.task, {"head": HeadJob(settings)}, inputs.shape, device=CPU
+    )
     fit = training.fits["head"]
     for epoch in range(settings.train.epochs):
         if name == "blocks":
@@ -67,7 +71,7 @@ def _score(
                 training.consume(Position(epoch, index), key, blocks[key])
         else:
             for batch in _shuffled(training, blocks, fit.batch_size, seed, epoch):
-                fit.train_batch(batch)
+                train_together([fit], batch)
             training.position = Position(epoch, len(corpus.blocks[TRAIN]))
         for key in corpus.validation_keys:
             training.consume(training.position, key, blocks[key])

@@ -20,9 +20,9 @@ from bertvision_stream.models.backbone import Backbone
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.models.finetune import FinetuneOptions, finetune
 from bertvision_stream.settings.command_line import load_settings
-from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.blocks import TRAIN, epoch_sequence
 from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.utils.devices import keep_freed_memory
@@ -95,8 +95,8 @@ def of_seed(seed: int, keys: list[str]) -> dict[str, Metrics]:
     blocks = {b.key: extractor.extract(b.key) for split in corpus.blocks.values() for b in split}
     print(f"seed {seed}: extracted after {time.perf_counter() - start:.0f} s", flush=True)
 
-    heads: dict[str, TaskSettings] = {
-        name: load_settings([*keys, *options]).for_task("squad_v2")
+    heads = {
+        name: HeadJob(load_settings([*keys, *options]).for_task("squad_v2"))
         for name, options in HEADS.items()
     }
     training = make_training(corpus, inputs.data.task, heads, inputs.shape, device=CPU)

@@ -1,15 +1,20 @@
 """The command line: `python -m bertvision_stream.run key=value ...`.
 
-Puts the parts together: data, partial fine-tuning, streaming, results. What a user can get wrong is
-checked in the order of what it costs to check, and nothing heavy is imported before it is needed.
+What a user can get wrong is checked in the order of what it costs to check, and nothing heavy is
+imported before it is needed. This file alone imports from `actors` and `tune`: it hands the modes
+what they compute with.
 """
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bertvision_stream import __version__
 from bertvision_stream.settings.command_line import format_help, load_settings
@@ -20,6 +25,47 @@ from bertvision_stream.utils.errors import (
     BertvisionError,
     UserError,
 )
+
+if TYPE_CHECKING:
+    from bertvision_stream.models.job import Job
+    from bertvision_stream.modes.engine import Engine, SearchResult
+    from bertvision_stream.settings.settings import TaskSettings
+    from bertvision_stream.stream.placement import ClusterResources
+
+
+class RayRuntime:
+    """Ray's engine and Ray Tune's search: see `modes.engine.Runtime`."""
+
+    def start_engine(self, address: str | None) -> Engine:
+        """Connect to Ray, which waits for other processes, while torch and the rest are imported.
+
+        Nothing else may import meanwhile: transformers puts a lazy module in its own place, and
+        another thread would see the module from before.
+        """
+        from actors.cluster import connect
+
+        with ThreadPoolExecutor(1, "imports") as thread:
+            imported = thread.submit(importlib.import_module, "actors.engine")
+            connect(address)
+        engine: Engine = imported.result().RayEngine()
+        return engine
+
+    def planned_cluster(self, settings: TaskSettings) -> ClusterResources:
+        """The cluster to join, or this machine as one."""
+        from actors.cluster import planned_cluster
+
+        return planned_cluster(settings)
+
+    def search(self, job: Job, after: TaskSettings, folder: Path, *, resume: bool) -> SearchResult:
+        """Search with Ray Tune."""
+        from tune.run import run_search
+
+        return run_search(job, after, folder, resume=resume)
+
+    def stop(self) -> None:
+        """Leave the cluster, or end the one that this run started."""
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"bertvision_stream {__version__}")
         return 0
     interrupt_on_sigterm()
+    runtime = RayRuntime()
     try:
         settings = load_settings(argv)
         if settings.mode == "predict":
@@ -44,15 +91,15 @@ def main(argv: Sequence[str]) -> int:
             run_predictions(settings)
             return 0
         from bertvision_stream.modes.inputs import read_all_inputs
-        from bertvision_stream.modes.suite import _after_search, run_suite
+        from bertvision_stream.modes.suite import run_suite
         from bertvision_stream.modes.train import run_task
 
         command = shlex.join(["python", "-m", "bertvision_stream.run", *argv])
         # All are checked before the first one runs.
         inputs = read_all_inputs(settings)
         if len(inputs) > 1:
-            return run_suite(settings, inputs, command)
-        run_task(inputs[0], command, after_search=_after_search(settings, inputs[0]))
+            return run_suite(settings, inputs, command, runtime)
+        run_task(inputs[0], command, runtime)
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
         return USER_ERROR
@@ -60,14 +107,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"\nThe run failed: {error}", file=sys.stderr)
         return RUN_ERROR
     except KeyboardInterrupt:
-        print(f"\nInterrupted.{_how_to_go_on(argv)}", file=sys.stderr)
+        print(f"\nInterrupted.{_how_to_resume(argv)}", file=sys.stderr)
         return INTERRUPTED
     finally:
-        stop_ray()
+        runtime.stop()
     return 0
 
 
-def _how_to_go_on(argv: Sequence[str]) -> str:
+def _how_to_resume(argv: Sequence[str]) -> str:
     """What finished before an interruption is kept; predictions are made anew."""
     if "mode=predict" in argv:
         return ""
@@ -76,14 +123,8 @@ def _how_to_go_on(argv: Sequence[str]) -> str:
     return f" What is finished is kept; to go on:\n  {command}"
 
 
-def stop_ray() -> None:
-    """Leave the cluster, or end the one that this run started."""
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
-
-
 def interrupt_on_sigterm() -> None:
-    """A polite kill ends a run as Ctrl-C does."""
+    """From now on a polite kill ends the run as Ctrl-C does."""
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from bertvision_stream.modes.job import Job
 from streams import SHAPE, TASK, extractor_of, plan_of
 from tiny import CPU, task_settings, tiny_tokenizer
 
 from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.models.prepare import PreparedBackbone
-from bertvision_stream.modes.job import Job
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.placement import ClusterResources, Placement
 from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.fit import HeadResult
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from tune.search import SearchOutcome, search_heads
 from tune.space import trial_settings
@@ -73,7 +74,9 @@ def search(job: Job, folder: Path, **options: Any) -> tuple[SearchOutcome, Searc
 def alone(job: Job, settings: TaskSettings) -> HeadResult:
     """A head trained in this process, on the order that a search has in every epoch."""
     extractor = extractor_of(settings, job.corpus, job.backbone.weights)
-    training = make_training(job.corpus, TASK, {"head": settings}, SHAPE, device=CPU)
+    training = make_training(
+        job.corpus, TASK, {"head": HeadJob(settings, with_report=False)}, SHAPE, device=CPU
+    )
     epoch = 0
     while training.active:
         for index, key in enumerate(job.plan.sequence(0)):

@@ -40,6 +40,7 @@ from bertvision_stream.stream.placement import ClusterResources, Placement
 from bertvision_stream.stream.plan import StreamPlan, plan_stream
 from bertvision_stream.stream.plan_check import Compared
 from bertvision_stream.training.fit import HeadResult
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.training.outcome import StreamOutcome
@@ -148,7 +149,7 @@ def assert_same_numbers(
     assert outcome.heads.keys() == heads.keys()
     for name, settings in heads.items():
         extractor = extractor_of(settings, corpus, weights)
-        training = make_training(corpus, TASK, {name: settings}, SHAPE, device=CPU)
+        training = make_training(corpus, TASK, {name: HeadJob(settings)}, SHAPE, device=CPU)
         for _ in train_in_process(extractor, training):
             pass
         assert_same_head(outcome.heads[name], training.results()[name])

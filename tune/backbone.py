@@ -1,45 +1,38 @@
 """The search over the partial fine-tuning itself (BERTVision's `models.hypersearch`)."""
 
 import time
-from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from transformers import PreTrainedTokenizerBase
 
 from actors.cluster import in_thread
+from actors.finetune import run_finetune
+from bertvision_stream.models.job import Job, PlannedJob
 from bertvision_stream.models.prepare import check_num_workers, prepare_backbone
-from bertvision_stream.modes.job import Job
-from bertvision_stream.settings.settings import TaskSettings
-from bertvision_stream.settings.tasks import Task
-from bertvision_stream.stream.corpus import Corpus
-from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.training.metrics import main_score
 from bertvision_stream.utils.errors import SearchError
+from bertvision_stream.utils.log import log
 from tune.search import SearchOutcome, make_tuner
 from tune.space import trial_settings
 from tune.trial_results import SCORE
 
 
-def search_backbones(
-    job: Job, folder: Path, *, resume: bool, show_progress: bool, say: Callable[[str], None]
-) -> SearchOutcome:
+def search_backbones(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
     """Run the trials of `search.target=backbone`: each fine-tunes, and reports BERT's score.
 
-    Every fine-tuning is kept beside the results, and the best one found again by the training that
-    follows. One runs for each set of GPUs that `finetune.num_workers` want; on CPUs one at a time,
-    as it takes all cores.
+    Every fine-tuning is kept beside the results, and the best one is found again by the training
+    that follows. One runs for each set of GPUs that `finetune.num_workers` want; on CPUs one at a
+    time, as it takes all cores.
 
     Args:
         job: The task.
-        folder: Of the run.
-        resume: Whether to go on with an interrupted search.
-        show_progress: Not used: trials draw no bars.
-        say: Prints a line.
+        folder: The folder of the run.
+        resume: Whether to resume an interrupted search.
 
     Raises:
-        ConfigError: More workers than the cluster has room for.
+        ConfigError: `finetune.num_workers` is more than the cluster has room for.
         SearchError: The search itself failed.
     """
     start = time.perf_counter()
@@ -48,19 +41,19 @@ def search_backbones(
     asked = settings.search.max_concurrent
     room = max(1, job.cluster.num_gpus // settings.finetune.num_workers)
     at_once = min(room if asked == "auto" else asked, settings.search.num_trials)
-    say(f"search: {settings.search.num_trials} fine-tunings, {at_once} at a time")
-    # Trials run in folders of their own.
+    log.info("search: %d fine-tunings, %d at a time", settings.search.num_trials, at_once)
+    # A trial runs in a folder of its own.
     local = Path(job.source)
-    base = settings.model_copy(update={"output_dir": str(Path(settings.output_dir).resolve())})
-    trainable = tune.with_parameters(
-        _fine_tune,
-        base=base,
-        task=job.data.task,
-        corpus=job.corpus,
-        tokenizer=job.tokenizer,
-        source=str(local.resolve()) if local.is_dir() else job.source,
-        cluster=job.cluster,
+    planned = PlannedJob(
+        **{field.name: getattr(job, field.name) for field in fields(PlannedJob)}
+        | {
+            "settings": settings.model_copy(
+                update={"output_dir": str(Path(settings.output_dir).resolve())}
+            ),
+            "source": str(local.resolve()) if local.is_dir() else job.source,
+        }
     )
+    trainable = tune.with_parameters(_fine_tune, job=planned)
     tuner = make_tuner(settings, folder, trainable, max_concurrent=at_once, resume=resume)
     try:
         in_thread(tuner.fit, "ray-tune").result()
@@ -69,29 +62,10 @@ def search_backbones(
     return SearchOutcome(seconds=time.perf_counter() - start, max_concurrent=at_once)
 
 
-def _fine_tune(
-    config: dict[str, Any],
-    *,
-    base: TaskSettings,
-    task: Task,
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    source: str,
-    cluster: ClusterResources,
-) -> None:
+def _fine_tune(config: dict[str, Any], *, job: PlannedJob) -> None:
     """One trial."""
-    settings = trial_settings(base, config)
-    backbone = prepare_backbone(
-        settings,
-        task,
-        corpus,
-        tokenizer,
-        source,
-        cluster,
-        reuse=True,
-        show_progress=False,
-        say=lambda message: None,
-    )
+    trial = replace(job, settings=trial_settings(job.settings, config))
+    backbone = prepare_backbone(trial, run_finetune, reuse=True)
     scores = {
         f"{split}_{metric}": value
         for split, metrics in backbone.scores.items()

@@ -1,7 +1,6 @@
 """The search over heads with Ray Tune: one stream feeds the heads of all trials."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,21 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from actors.cluster import in_thread
-from actors.stream_actors import StreamActors, on_this_node, start_stream_actors
+from actors.cluster import in_thread, on_this_node
+from actors.stream_actors import StreamActors, start_stream_actors
+from actors.trainer import Attachment
 from bertvision_stream.heads.head import Head
-from bertvision_stream.modes.job import Job
+from bertvision_stream.models.job import Job
 from bertvision_stream.settings.groups import HeadSettings
 from bertvision_stream.settings.search_dimensions import Choice, Dimension
 from bertvision_stream.settings.search_space import read_space
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.cost_model import trials_at_once
 from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.errors import SearchError
+from bertvision_stream.utils.log import log
 from tune.epoch_barrier import EpochBarrier, HeadReport
 from tune.space import make_searcher, tune_domains
 from tune.trial import HeadTrial
@@ -80,9 +82,7 @@ class SearchOutcome:
     blocks_from_cache: int = 0
 
 
-def search_heads(
-    job: Job, folder: Path, *, resume: bool, show_progress: bool, say: Callable[[str], None]
-) -> SearchOutcome:
+def search_heads(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
     """Run the trials of `search.*`; `tune.analysis` reads what they found.
 
     Extractors and trainers are started first, and trials take no CPU: a search cannot wait for
@@ -90,10 +90,8 @@ def search_heads(
 
     Args:
         job: The task.
-        folder: Of the run; Tune's experiment goes into `tune/` there.
-        resume: Whether to go on with an interrupted search, if there is one.
-        show_progress: Whether to draw bars.
-        say: Prints a line.
+        folder: The folder of the run; Tune's experiment goes into `tune/` there.
+        resume: Whether to resume an interrupted search, if there is one.
 
     Raises:
         SearchError: The search itself failed.
@@ -102,20 +100,10 @@ def search_heads(
     start = time.perf_counter()
     settings = job.settings
     max_concurrent = pick_max_concurrent(job)
-    stream_actors = start_stream_actors(
-        job.plan,
-        job.placement,
-        settings=settings,
-        task=job.data.task,
-        corpus=job.corpus,
-        weights=job.backbone.weights,
-        shape=job.shape,
-        heads=[{} for _ in range(settings.train.num_trainers)],
-        show_progress=show_progress,
-    )
+    stream_actors = start_stream_actors(job, [{} for _ in range(settings.train.num_trainers)])
     try:
         extractor, trainer = stream_actors.ready()
-        say(
+        log.info(
             f"search: {settings.search.num_trials} trials, {max_concurrent} heads at once; "
             f"{job.placement.num_extractors} extractors on {extractor}, "
             f"{settings.train.num_trainers} head trainers on {trainer}"
@@ -134,7 +122,7 @@ def search_heads(
             settings, folder, trainable, max_concurrent=max_concurrent, resume=resume
         )
         trials = in_thread(tuner.fit, "ray-tune")
-        epochs = _serve(stream_actors, barrier, trials, say)
+        epochs = _serve(stream_actors, barrier, trials)
         trials.result()
         ray.kill(barrier)
     except (tune.TuneError, OSError) as error:
@@ -248,12 +236,7 @@ def _shared_seconds(job: Job) -> float:
     return fresh / makes / job.placement.num_extractors + budget.epoch_bytes / TRAINER_READS
 
 
-def _serve(
-    stream_actors: StreamActors,
-    barrier: Any,
-    trials: "Future[tune.ResultGrid]",
-    say: Callable[[str], None],
-) -> int:
+def _serve(stream_actors: StreamActors, barrier: Any, trials: "Future[tune.ResultGrid]") -> int:
     """Run epochs for as long as there are trials; returns how many."""
     epoch = 0
     while not trials.done():
@@ -262,14 +245,17 @@ def _serve(
             continue
         stream_actors.update(
             {
-                name: (settings, None if state is None else Checkpoint.from_bytes(state))
+                name: Attachment(
+                    HeadJob(settings, with_report=False),
+                    None if state is None else Checkpoint.from_bytes(state),
+                )
                 for name, (settings, state) in asked.attach.items()
             },
             asked.detach,
         )
         stream_actors.run_epoch(epoch, last_epoch=epoch + asked.epochs_left - 1)
         reports = _reports(stream_actors)
-        say(_line(epoch, reports))
+        log.info("%s", _line(epoch, reports))
         ray.get(barrier.publish.remote(reports))
         epoch += 1
     return epoch

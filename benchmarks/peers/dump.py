@@ -19,7 +19,8 @@ from bertvision_stream.stream.blocks import TRAIN, BlockKey, epoch_sequence
 from bertvision_stream.stream.codecs import EncodedBlock
 from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.batches import Batch
-from bertvision_stream.training.fit import evaluate_together
+from bertvision_stream.training.fit import evaluate_together, train_together
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.training.records import EpochRecord
 
@@ -37,7 +38,7 @@ def dump(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[Epoch
     for epoch in range(fit.settings.epochs):
         order = torch.Generator().manual_seed(inputs.settings.seed + epoch)
         for _, batch in _load(path, TRAIN, stores[TRAIN], fit.batch_size, order):
-            fit.train_batch(batch)
+            train_together([fit], batch)
         for split in inputs.corpus.validation_splits:
             for rows, batch in _load(path, split, stores[split], fit.batch_size, None):
                 evaluate_together([fit], split, rows.numpy(), batch)
@@ -123,7 +124,7 @@ def dump_blocks(
     The same blocks and order as streamed ones, and so the same numbers.
     """
     extractor = make_extractor(inputs)
-    heads = {"head": inputs.settings}
+    heads = {"head": HeadJob(inputs.settings)}
     training = make_training(inputs.corpus, inputs.data.task, heads, inputs.shape, device=CPU)
     watch.training_begins()
     corpus = inputs.corpus

@@ -17,5 +17,5 @@ def new_fit(inputs: Inputs) -> HeadFit:
         train_labels=corpus.stores[TRAIN].labels,
         validation={split: corpus.stores[split] for split in corpus.validation_splits},
         device=CPU,
-        reported=False,
+        with_report=False,
     )

@@ -15,7 +15,7 @@ from benchmarks.peers.outcome import Stopwatch
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.corpus import packed_positions
 from bertvision_stream.training.batches import Batch
-from bertvision_stream.training.fit import evaluate_together
+from bertvision_stream.training.fit import evaluate_together, train_together
 from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.devices import pick_dtype
 
@@ -81,7 +81,7 @@ def ray_data(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[E
     watch.training_begins()
     for epoch in range(fit.settings.epochs):
         for _, batch in batches(TRAIN, inputs.settings.seed + epoch):
-            fit.train_batch(batch)
+            train_together([fit], batch)
         for split in inputs.corpus.validation_splits:
             for rows, batch in batches(split, None):
                 evaluate_together([fit], split, rows, batch)

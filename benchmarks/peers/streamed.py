@@ -8,6 +8,7 @@ from actors.cluster import connect
 from benchmarks.inputs import CPU, Inputs, make_extractor, run_streamed
 from benchmarks.peers.outcome import PeerOutcome, Stopwatch, scores_of
 from bertvision_stream.modes.local import train_in_process
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.training.records import EpochRecord
 
@@ -15,7 +16,7 @@ from bertvision_stream.training.records import EpochRecord
 def recompute(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[EpochRecord], int]:
     """Forward pass and head in one process, in every epoch; no Ray, nothing moved or kept."""
     extractor = make_extractor(inputs)
-    heads = {"head": inputs.settings}
+    heads = {"head": HeadJob(inputs.settings)}
     training = make_training(inputs.corpus, inputs.data.task, heads, inputs.shape, device=CPU)
     watch.training_begins()
     for _ in train_in_process(extractor, training):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bertvision_stream.modes.job import Job
 from ray import tune
 
 from actors.cluster import cluster_resources, connect
@@ -17,12 +18,12 @@ from bertvision_stream.models.backbone import load_tokenizer
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.models.prepare import PreparedBackbone
 from bertvision_stream.models.sources import locate
-from bertvision_stream.modes.job import Job
 from bertvision_stream.modes.local import train_in_process
 from bertvision_stream.stream.blocks import BlockKey
 from bertvision_stream.stream.codecs import EncodedBlock
 from bertvision_stream.stream.placement import plan_placement
 from bertvision_stream.stream.plan import plan_stream
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.utils.files import write_json
 from tune.search import search_heads
@@ -90,7 +91,11 @@ def _train(config: dict[str, Any], inputs: Inputs, hold_blocks: bool) -> None:
     settings = trial_settings(inputs.settings, config["sample"])
     extractor = _TrialExtractor(inputs, hold_blocks=hold_blocks)
     training = make_training(
-        inputs.corpus, inputs.data.task, {"head": settings}, inputs.shape, device=CPU
+        inputs.corpus,
+        inputs.data.task,
+        {"head": HeadJob(settings, with_report=False)},
+        inputs.shape,
+        device=CPU,
     )
     for records in train_in_process(extractor, training):
         record = records["head"]

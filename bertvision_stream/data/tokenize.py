@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,6 +11,7 @@ from bertvision_stream.data.tokens import TokenStore, tokenize
 from bertvision_stream.data.windows import tokenize_windows
 from bertvision_stream.settings.settings import ResolvedData
 from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.log import log
 
 # By rows, and by tokenizer and settings: they live as long as the rows.
 _tokens: WeakKeyDictionary[TaskData, dict[Hashable, dict[str, TokenStore]]] = WeakKeyDictionary()
@@ -21,7 +22,6 @@ def tokenize_splits(
     tokenizer: Any,
     settings: ResolvedData,
     config: Any,
-    say: Callable[[str], None],
 ) -> dict[str, TokenStore]:
     """Tokens of every split by name; those of the same rows are kept for runs with other seeds.
 
@@ -42,7 +42,7 @@ def tokenize_splits(
         known[key] = stores
     stores = known[key]
     for name, store in stores.items():
-        say(f"{name}: {store.describe(max_length)}")
+        log.info("%s: %s", name, store.describe(max_length))
     return stores
 
 

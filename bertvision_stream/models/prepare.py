@@ -1,23 +1,37 @@
 """The backbone of a run: fine-tuned now, found again from an earlier run, or taken as it is."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedModel
 
-from bertvision_stream.models.backbone import BackboneWeights, load_classifier, set_output_bias
+from bertvision_stream.models.backbone import (
+    Backbone,
+    BackboneWeights,
+    load_classifier,
+    set_output_bias,
+)
+from bertvision_stream.models.extract import validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, content_hash
 from bertvision_stream.models.finetuned_store import find_finetuned, save_finetuned
-from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.training.objectives.factory import make_objective
+from bertvision_stream.utils.devices import pick_dtype
 from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.log import log
 from bertvision_stream.utils.units import format_seconds
+
+if TYPE_CHECKING:
+    from bertvision_stream.models.job import PlannedJob
 
 
 @dataclass(frozen=True)
@@ -25,8 +39,9 @@ class PreparedBackbone:
     """A classifier ready to be frozen.
 
     Attributes:
-        weights: Its parameters.
-        folder: Where it is on disk; None where `finetune.epochs=0` left the source as it was.
+        weights: The parameters of the classifier.
+        folder: The folder on disk that holds it; None where `finetune.epochs=0` left the source as
+            it was.
         seconds: What fine-tuning took in this run; 0 where it was found again.
         classifier_trained: Whether its classification layer means anything.
         scores: Its metrics by validation split, measured after the fine-tuning; empty without one.
@@ -40,39 +55,44 @@ class PreparedBackbone:
 
     @property
     def num_parameters(self) -> int:
+        """The number of all parameters."""
         return sum(array.size for array in self.weights.arrays.values())
 
 
-def prepare_backbone(
-    settings: TaskSettings,
-    task: Task,
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    source: str,
-    cluster: ClusterResources,
-    *,
-    reuse: bool,
-    show_progress: bool,
-    say: Callable[[str], None],
-) -> PreparedBackbone:
-    """Fine-tune the backbone as `finetune.*` says, or find the result of the same one.
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A fine-tuned classifier.
+
+    Attributes:
+        weights: The fine-tuned parameters.
+        logits: The validation logits by split, float32 [R, C] as `Objective` keeps them.
+        seconds: The wall time of the fine-tuning, the start of its processes included.
+    """
+
+    weights: BackboneWeights
+    logits: dict[str, np.ndarray]
+    seconds: float
+
+
+FineTune = Callable[["PlannedJob", BackboneWeights, FinetuneOptions], FinetuneResult]
+"""Fine-tunes a classifier on the training split of a job, and evaluates it: `Engine.fine_tune`."""
+
+
+def prepare_backbone(job: PlannedJob, fine_tune: FineTune, *, reuse: bool) -> PreparedBackbone:
+    """Fine-tune the backbone as `finetune.*` says, or find the result of the same fine-tuning.
 
     Args:
-        settings: Of the task.
-        task: What is learned.
-        corpus: Tokens and labels.
-        tokenizer: Saved beside the weights.
-        source: Where the backbone comes from.
-        cluster: What there is to run on.
-        reuse: Whether a result of the same fine-tuning may be taken.
-        show_progress: Whether to draw a bar.
-        say: Prints a line.
+        job: The task, tokenized and planned.
+        fine_tune: Does the work.
+        reuse: Whether the result of an earlier fine-tuning with the same inputs may be taken.
 
     Raises:
         BackboneError: The source cannot be loaded.
-        ConfigError: More workers than the cluster has room for.
+        ConfigError: `finetune.num_workers` is more than the cluster has room for.
         StreamError: The fine-tuning failed.
     """
+    settings, task = job.settings, job.task
+    train = job.stores[TRAIN]
     options = FinetuneOptions(
         epochs=settings.finetune.epochs,
         lr=settings.finetune.lr,
@@ -80,71 +100,72 @@ def prepare_backbone(
         seed=settings.seed,
         dtype=settings.backbone.dtype,
     )
-    objective = make_objective(task)
-    model, has_classifier = load_classifier(
-        source,
-        num_labels=task.num_labels,
-        label_names=task.label_names,
-        per_token=task.per_token,
-        revision=settings.backbone.revision,
-        seed=settings.seed,
-    )
     if options.epochs == 0:
+        model, has_classifier = _load(job, job.source)
         return PreparedBackbone(BackboneWeights.of(model), None, 0.0, has_classifier, {})
-    bias = objective.initial_bias(corpus.stores[TRAIN].labels)
-    if bias is not None and not has_classifier:
-        set_output_bias(model, bias)
     num_workers = settings.finetune.num_workers
-    commit = getattr(model.config, "_commit_hash", None)
     key = content_hash(
-        source,
-        commit,
-        corpus.stores[TRAIN],
+        job.source,
+        getattr(job.config, "_commit_hash", None),
+        train,
         options,
         outputs=task.label_names,
         num_workers=num_workers,
     )
     folder = Path(settings.output_dir) / "backbones" / f"{task.name}-{key}"
-    record = find_finetuned(folder) if reuse else None
-    if record is not None:
-        say(f"fine-tuning: found again in {folder}")
-        model, _ = load_classifier(
-            str(folder),
-            num_labels=task.num_labels,
-            label_names=task.label_names,
-            per_token=task.per_token,
-        )
-        return PreparedBackbone(BackboneWeights.of(model), folder, 0.0, True, record["validation"])
-    check_num_workers(num_workers, cluster)
-    use_gpu = cluster.num_gpus > 0
-    from actors.finetune import run_finetune
-
-    say(f"fine-tuning for {options.epochs:g} epochs at {options.lr:g} ...")
-    result = run_finetune(
-        BackboneWeights.of(model),
-        corpus,
-        objective,
-        options,
-        num_workers=num_workers,
-        cpus_per_worker=1 if use_gpu else max(1, cluster.num_cpus // num_workers),
-        use_gpu=use_gpu,
-        show_progress=show_progress,
-    )
-    scores = objective.metrics_by_split(result.logits, corpus.stores)
+    found: Mapping[str, Any] | None = find_finetuned(folder) if reuse else None
+    if found is not None:
+        log.info("fine-tuning: found again in %s", folder)
+        model, _ = _load(job, str(folder))
+        return PreparedBackbone(BackboneWeights.of(model), folder, 0.0, True, found["validation"])
+    check_num_workers(num_workers, job.cluster)
+    model, has_classifier = _load(job, job.source)
+    objective = make_objective(task)
+    bias = objective.initial_bias(train.labels)
+    if bias is not None and not has_classifier:
+        set_output_bias(model, bias)
+    log.info("fine-tuning for %g epochs at %g ...", options.epochs, options.lr)
+    result = fine_tune(job, BackboneWeights.of(model), options)
+    scores = objective.metrics_by_split(result.logits, job.stores)
     record = {
         "task": task.name,
         "backbone": settings.backbone.name,
         "options": asdict(options),
         "num_workers": num_workers,
-        "examples": corpus.stores[TRAIN].num_examples,
-        "tokens": corpus.stores[TRAIN].num_tokens,
+        "examples": train.num_examples,
+        "tokens": train.num_tokens,
         "content_hash": key,
         "seconds": result.seconds,
         "validation": scores,
     }
-    save_finetuned(folder, result.weights, tokenizer, record)
-    say(f"fine-tuned in {format_seconds(result.seconds)}: {folder}")
+    save_finetuned(folder, result.weights, job.tokenizer, record)
+    log.info("fine-tuned in %s: %s", format_seconds(result.seconds), folder)
     return PreparedBackbone(result.weights, folder, result.seconds, True, scores)
+
+
+def evaluate_classifier(
+    model: PreTrainedModel,
+    corpus: Corpus,
+    task: Task,
+    options: FinetuneOptions,
+    device: torch.device,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Take the parameters of a fine-tuned classifier, then evaluate it as it will be frozen.
+
+    Args:
+        model: The classifier in fp32; it is cast in place to the precision of forward passes.
+        corpus: The validation splits.
+        task: What is learned.
+        options: Says the precision.
+        device: Where to compute.
+
+    Returns:
+        The state dict in float32, and the validation logits by split, float32 [R, C].
+    """
+    arrays = BackboneWeights.of(model.cpu()).arrays
+    arrays = {name: array.copy() for name, array in arrays.items()}  # the cast below is in place
+    backbone = Backbone(model, device=device, dtype=pick_dtype(options.dtype, device))
+    return arrays, validation_logits(backbone, corpus, make_objective(task))
 
 
 def check_num_workers(num_workers: int, cluster: ClusterResources) -> None:
@@ -157,10 +178,14 @@ def check_num_workers(num_workers: int, cluster: ClusterResources) -> None:
         )
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
-    """A fine-tuned classifier and its validation logits by split, float32 [R, C]."""
-
-    weights: BackboneWeights
-    logits: dict[str, np.ndarray]
-    seconds: float
+def _load(job: PlannedJob, source: str) -> tuple[PreTrainedModel, bool]:
+    """The classifier for the job's task, and whether its last layer came with the source."""
+    settings, task = job.settings, job.task
+    return load_classifier(
+        source,
+        num_labels=task.num_labels,
+        label_names=task.label_names,
+        per_token=task.per_token,
+        revision=settings.backbone.revision if source == job.source else None,
+        seed=settings.seed,
+    )

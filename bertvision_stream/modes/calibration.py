@@ -14,16 +14,16 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone, auto_model, quiet
 from bertvision_stream.models.extract import BlockExtractor
-from bertvision_stream.settings.settings import TaskSettings
+from bertvision_stream.models.job import PlannedJob
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import TRAIN, Block, BlockKey, pack_blocks
 from bertvision_stream.stream.codecs import EncodedBlock
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.cost_model import Calibration
 from bertvision_stream.stream.plan import Position
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.utils.devices import pick_dtype
 from bertvision_stream.utils.errors import StreamError
@@ -38,46 +38,32 @@ EXTRACT_SECONDS = 2.5
 TRAIN_SECONDS = 1.0
 
 
-def calibrate(
-    config: Any,
-    store: TokenStore,
-    task: Task,
-    shape: HeadShape,
-    settings: TaskSettings,
-    *,
-    device: torch.device,
-    num_threads: int,
-    forward_flops: float,
-    heads: int,
-) -> Calibration:
+def calibrate(job: PlannedJob, *, forward_flops: float) -> Calibration:
     """Measure a forward pass, and a training step of the heads on what it made.
 
     Args:
-        config: The backbone's configuration.
-        store: Training tokens and labels.
-        task: What is learned.
-        shape: What heads read and write.
-        settings: `backbone.dtype`, `extract.codec`, `head.*` and `train.*`.
-        device: Where to compute.
-        num_threads: CPU threads, as an extractor has.
-        forward_flops: Of the backbone, for one token.
-        heads: Heads to train; 0 measures none.
+        job: The task. Its placement says where an extractor computes, with how many threads;
+            `plan.heads` is how many heads are trained, none if `plan.head_tokens_per_second` is
+            given.
+        forward_flops: The floating-point operations of the backbone, for one token.
     """
     start = time.perf_counter()
-    block_tokens = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
-    if device.type == "cpu" and block_tokens * forward_flops > EXTRACT_SECONDS * SLOW_FLOPS:
+    settings, placement = job.settings, job.placement
+    on_gpu = placement.extractor_gpus > 0 and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    heads = 0 if settings.plan.head_tokens_per_second else settings.plan.heads
+    block_tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
+    if not on_gpu and block_tokens * forward_flops > EXTRACT_SECONDS * SLOW_FLOPS:
         block_tokens = LEAST_TOKENS
-    corpus = sample_blocks(store, block_tokens=block_tokens, seed=settings.seed)
+    corpus = sample_blocks(job.stores[TRAIN], block_tokens=block_tokens, seed=settings.seed)
     threads = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(placement.extractor_threads)
     try:
         dtype = pick_dtype(settings.backbone.dtype, device)
-        backbone = Backbone(made_up_model(config, task), device=device, dtype=dtype)
+        backbone = Backbone(made_up_model(job.config, job.task), device=device, dtype=dtype)
         extractor = BlockExtractor(backbone, corpus, settings.extract.codec)
         extract_rate, blocks = _extract_rate(extractor)
-        train_rate = None
-        if heads:
-            train_rate = _train_rate(corpus, blocks, task, shape, settings, device, heads)
+        train_rate = _train_rate(job, corpus, blocks, device, heads) if heads else None
     finally:
         torch.set_num_threads(threads)
     return Calibration(
@@ -87,7 +73,7 @@ def calibrate(
         seconds=time.perf_counter() - start,
         device=device.type,
         dtype="bf16" if dtype == torch.bfloat16 else "fp32",
-        threads=num_threads,
+        threads=placement.extractor_threads,
         heads=heads,
     )
 
@@ -134,31 +120,26 @@ def _extract_rate(extractor: BlockExtractor) -> tuple[float, dict[BlockKey, Enco
 
 
 def _train_rate(
+    job: PlannedJob,
     corpus: Corpus,
     blocks: dict[BlockKey, EncodedBlock],
-    task: Task,
-    shape: HeadShape,
-    settings: TaskSettings,
     device: torch.device,
     heads: int,
 ) -> float:
     """Tokens a second of training so many heads together on the blocks."""
+    settings = job.settings
     endless = settings.train.model_copy(update={"epochs": 10**6})  # the learning rate stays
-    training = make_training(
-        corpus,
-        task,
-        {
-            f"head-{i}": settings.model_copy(update={"seed": settings.seed + i, "train": endless})
-            for i in range(heads)
-        },
-        shape,
-        device=device,
+    each = (
+        settings.model_copy(update={"seed": settings.seed + i, "train": endless})
+        for i in range(heads)
     )
+    jobs = {f"head-{i}": HeadJob(head) for i, head in enumerate(each)}
+    training = make_training(corpus, job.task, jobs, job.shape, device=device)
     position, tokens, start = Position(0, 0), 0, 0.0
     for key in itertools.cycle(blocks):
         training.consume(position, key, blocks[key])
         position = position.next
-        if position.index == 1:  # it also loads what later ones find loaded
+        if position.index == 1:  # the first step also loads what later ones find loaded
             start = time.perf_counter()
             continue
         tokens += corpus.block(key).num_tokens

@@ -20,16 +20,18 @@ class TaskInputs:
     """A task's settings and rows, and where its backbone is; for `mode=plan`, what is known of it.
 
     Attributes:
-        settings: Of the task.
-        data: Its rows.
-        source: What `locate` returned; empty for `mode=plan`.
-        planned: Of `mode=plan` alone.
+        settings: The settings of the task.
+        data: The rows of the task.
+        source: The folder or the hub id of the backbone; empty for `mode=plan`.
+        planned: What is known of the backbone, for `mode=plan` alone.
+        after_search: The settings of the training that follows a search, for `mode=search` alone.
     """
 
     settings: TaskSettings
     data: TaskData
     source: str
     planned: PlannedBackbone | None = None
+    after_search: TaskSettings | None = None
 
 
 def read_all_inputs(settings: Settings) -> list[TaskInputs]:
@@ -45,9 +47,13 @@ def read_all_inputs(settings: Settings) -> list[TaskInputs]:
         same_task = last is not None and last.settings.task == each.task
         drawn = each.task == "custom" or each.data.train_fraction < 1
         if last is not None and same_task and not drawn:
-            found.append(replace(last, settings=each))
+            inputs = replace(last, settings=each)
         else:
-            found.append(read_inputs(each))
+            inputs = read_inputs(each)
+        if settings.mode == "search":
+            after = settings.after_search(each.task, seed=each.seed)
+            inputs = replace(inputs, after_search=after)
+        found.append(inputs)
     return found
 
 

@@ -1,16 +1,17 @@
 """A study: BERT and heads on nested shares of the rows, heads of all shares on one stream."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from actors.engine import run_stream
-from bertvision_stream.data.splits import TaskData, nested_sample, take_fraction
+from bertvision_stream.data.splits import nested_sample, take_fraction
+from bertvision_stream.models.job import Job
+from bertvision_stream.modes.engine import Engine
 from bertvision_stream.modes.inputs import TaskInputs
-from bertvision_stream.modes.job import Job, _prepare
-from bertvision_stream.modes.run_folder import RunFolder
+from bertvision_stream.modes.preparation import prepare_job
+from bertvision_stream.modes.run_folder import STUDY, RunFolder
 from bertvision_stream.report.study import (
     BERT,
     HEAD,
@@ -19,47 +20,64 @@ from bertvision_stream.report.study import (
     StreamUse,
     Study,
     read_study,
+    render_study,
+    render_study_markdown,
     rows_fingerprint,
+    write_study_plots,
 )
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.blocks import TRAIN
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.training.outcome import StreamOutcome
 from bertvision_stream.utils.errors import ConfigError
-from bertvision_stream.utils.files import write_json, writing
-from bertvision_stream.utils.log import log, show_progress
+from bertvision_stream.utils.files import write_json, write_text, writing
+from bertvision_stream.utils.log import log
 
 
-def run_study(
-    settings: TaskSettings,
-    data: TaskData,
-    path: Path,
-    *,
-    prepare: Callable[[TaskSettings, TaskData], Job],
-    resume: bool,
-    show_progress: bool,
-    say: Callable[[str], None],
-) -> Study:
+def study_task(inputs: TaskInputs, folder: RunFolder, command: str, engine: Engine) -> None:
+    """`mode=study`: compare amounts of data and of fine-tuning, and write what came of it.
+
+    Args:
+        inputs: The settings, with `study.*` filled in, and all rows.
+        folder: The folder for the results.
+        command: The command line, for the records.
+        engine: Computes.
+
+    Raises:
+        ConfigError: The rows are not those of the study that is resumed.
+        StreamError: A fine-tuning or a stream failed.
+    """
+    task = inputs.data.task
+    study = run_study(
+        inputs, folder.checkpoint.with_name(STUDY), engine=engine, resume=folder.resumed
+    )
+    plots = write_study_plots(study, task, folder.path / "plots")
+    write_text(folder.path / "study.md", render_study_markdown(study, task, command, plots))
+    write_json(folder.path / STUDY, study.to_json() | {"command": command})
+    log.info("\n%s", render_study(study, task))
+    log.info("study in %s", folder.path)
+
+
+def run_study(inputs: TaskInputs, path: Path, *, engine: Engine, resume: bool) -> Study:
     """Fine-tune BERT for each amount of fine-tuning, fraction and seed; train heads on each.
 
     Every BERT has one stream, of the rows that it was fine-tuned on. A head learns from it on the
     same rows. On the stream of the largest fraction there is one more head for every other
-    fraction, which learns from the rows of that fraction alone. BERT as it is
+    fraction, which learns from the rows of that fraction alone. BERT without fine-tuning
     (`finetune_epochs=0`) is the same for all fractions, and needs no stream but that one.
 
     Args:
-        settings: Of the task; `study.*` filled in.
-        data: All rows.
-        path: File in which a study that is interrupted is kept.
-        prepare: Makes the job of a part: its settings and its rows.
+        inputs: The settings, with `study.*` filled in, and all rows.
+        path: The file in which a study that is interrupted is kept.
+        engine: Computes.
         resume: Whether to go on with what is in `path`.
-        show_progress: Whether to draw bars.
-        say: Prints a line.
 
     Raises:
-        ConfigError: The rows are not those of the study that is gone on with.
+        ConfigError: The rows are not those of the study that is resumed.
         StreamError: A fine-tuning or a stream failed.
     """
+    settings, data = inputs.settings, inputs.data
     wanted = settings.study
     assert wanted.fractions is not None  # `Settings.for_task` has filled these in
     assert wanted.finetune_epochs is not None
@@ -73,29 +91,24 @@ def run_study(
                 "resume out to begin anew."
             )
         study = earlier
-    for seed in wanted.seeds:
-        for fraction in fractions:
-            rows = take_fraction(data, fraction=fraction, seed=seed)
-            for epochs in wanted.finetune_epochs:
-                if epochs == 0 and fraction < fractions[0]:
-                    continue
-                if study.has(epochs, fraction, seed):
-                    continue
-                say(
-                    f"study: {fraction:g} of the rows ({len(rows.train):,}), {epochs:g} epochs of "
-                    f"fine-tuning, seed {seed}"
-                )
-                part = part_settings(settings, fraction=fraction, epochs=epochs, seed=seed)
-                job = prepare(part, rows)
-                smaller = fractions[1:] if fraction == fractions[0] else []
-                outcome, examples = _run_part(
-                    job, data, smaller, show_progress=show_progress, say=say
-                )
-                study.points += _points(job, outcome, examples)
-                study.streams.append(_stream_use(job, outcome))
-                with writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, study.to_json())
+    for seed, fraction, epochs in product(wanted.seeds, fractions, wanted.finetune_epochs):
+        same_as_the_largest = epochs == 0 and fraction < fractions[0]
+        if same_as_the_largest or study.has(epochs, fraction, seed):
+            continue
+        rows = take_fraction(data, fraction=fraction, seed=seed)
+        log.info(
+            f"study: {fraction:g} of the rows ({len(rows.train):,}), {epochs:g} epochs of "
+            f"fine-tuning, seed {seed}"
+        )
+        part = part_settings(settings, fraction=fraction, epochs=epochs, seed=seed)
+        job = prepare_job(replace(inputs, settings=part, data=rows), engine, reuse=resume)
+        smaller = fractions[1:] if fraction == fractions[0] else []
+        outcome, examples = _run_part(job, len(data.train), smaller, engine)
+        study.points += _points(job, outcome, examples)
+        study.streams.append(_stream_use(job, outcome))
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, study.to_json())
     return study
 
 
@@ -128,37 +141,25 @@ def subset_rows(job: Job, num_examples: int, fraction: float) -> tuple[np.ndarra
 
 
 def _run_part(
-    job: Job,
-    data: TaskData,
-    smaller: list[float],
-    *,
-    show_progress: bool,
-    say: Callable[[str], None],
+    job: Job, num_examples: int, smaller: list[float], engine: Engine
 ) -> tuple[StreamOutcome, dict[float, int]]:
-    """Run a stream with all its heads; also returns the training examples by fraction."""
-    settings, own = job.settings, job.settings.data.train_fraction
-    subsets, examples = {}, {own: len(job.data.train)}
+    """Run a stream with all its heads; also returns the training examples by fraction.
+
+    Args:
+        job: The part, with the rows of its own fraction.
+        num_examples: The training examples of the study before any sample was drawn.
+        smaller: The fractions of the heads beside the part's own.
+        engine: Computes.
+    """
+    settings = job.settings
+    own, epochs = settings.data.train_fraction, settings.finetune.epochs
+    heads, examples = {_name(own): HeadJob(settings)}, {own: len(job.data.train)}
     for fraction in smaller:
-        subsets[fraction], examples[fraction] = subset_rows(job, len(data.train), fraction)
-    say(job.memory)
-    outcome = run_stream(
-        job.plan,
-        job.placement,
-        settings=settings,
-        task=job.data.task,
-        corpus=replace(job.corpus, subsets=subsets),
-        weights=job.backbone.weights,
-        heads={
-            _name(fraction): part_settings(
-                settings, fraction=fraction, epochs=settings.finetune.epochs, seed=settings.seed
-            )
-            for fraction in examples
-        },
-        shape=job.shape,
-        show_progress=show_progress,
-        say=say,
-    )
-    return outcome, examples
+        rows, examples[fraction] = subset_rows(job, num_examples, fraction)
+        head = part_settings(settings, fraction=fraction, epochs=epochs, seed=settings.seed)
+        heads[_name(fraction)] = HeadJob(head, rows=rows)
+    log.info("%s", job.memory)
+    return engine.run(job, heads), examples
 
 
 def _name(fraction: float) -> str:
@@ -197,34 +198,3 @@ def _stream_use(job: Job, outcome: StreamOutcome) -> StreamUse:
         finetune_seconds=job.backbone.seconds,
         stream_seconds=outcome.seconds,
     )
-
-
-def _run_study(inputs: TaskInputs, folder: RunFolder, command: str) -> None:
-    """Compare amounts of data and of fine-tuning, and write what came of it."""
-    from bertvision_stream.modes.inputs import TaskInputs
-    from bertvision_stream.modes.run_folder import STUDY
-    from bertvision_stream.report.study import (
-        render_study,
-        render_study_markdown,
-        write_study_plots,
-    )
-    from bertvision_stream.utils.files import write_json, write_text
-
-    def prepare(settings: TaskSettings, data: TaskData) -> Job:
-        return _prepare(TaskInputs(settings, data, inputs.source), folder, reuse=folder.resumed)
-
-    task = inputs.data.task
-    study = run_study(
-        inputs.settings,
-        inputs.data,
-        folder.checkpoint.with_name(STUDY),
-        prepare=prepare,
-        resume=folder.resumed,
-        show_progress=show_progress(),
-        say=log.info,
-    )
-    plots = write_study_plots(study, task, folder.path / "plots")
-    write_text(folder.path / "study.md", render_study_markdown(study, task, command, plots))
-    write_json(folder.path / STUDY, study.to_json() | {"command": command})
-    log.info("\n%s", render_study(study, task))
-    log.info("study in %s", folder.path)

@@ -5,24 +5,21 @@ from __future__ import annotations
 import sys
 import traceback
 
+from bertvision_stream.modes.engine import Runtime
 from bertvision_stream.modes.inputs import TaskInputs
 from bertvision_stream.modes.train import run_task
-from bertvision_stream.settings.settings import Settings, TaskSettings
+from bertvision_stream.settings.settings import Settings
 from bertvision_stream.utils.errors import RUN_ERROR, BertvisionError
 
 
-def _after_search(settings: Settings, inputs: TaskInputs) -> TaskSettings | None:
-    name, seed = inputs.settings.task, inputs.settings.seed
-    return settings.after_search(name, seed=seed) if settings.mode == "search" else None
-
-
-def run_suite(settings: Settings, inputs: list[TaskInputs], command: str) -> int:
+def run_suite(settings: Settings, inputs: list[TaskInputs], command: str, runtime: Runtime) -> int:
     """Run several tasks, or seeds, one after another; one that fails does not stop the rest.
 
     Args:
-        settings: Of all.
-        inputs: Of each run; they are let go one by one.
+        settings: The settings of all runs.
+        inputs: The inputs of each run; they are let go one by one.
         command: The command line, for the records.
+        runtime: Starts what computes, and searches.
 
     Returns:
         The exit code: 0, or 1 where a run failed.
@@ -48,7 +45,7 @@ def run_suite(settings: Settings, inputs: list[TaskInputs], command: str) -> int
         each = inputs.pop(0)
         task, seed = each.settings.task, each.settings.seed
         try:
-            results = run_task(each, command, after_search=_after_search(settings, each))
+            results = run_task(each, command, runtime)
             entries.append(Entry(task, seed, str(results), read_metrics(results)))
         except Exception as error:
             if not isinstance(error, BertvisionError):
@@ -56,7 +53,7 @@ def run_suite(settings: Settings, inputs: list[TaskInputs], command: str) -> int
             cause = str(error) or repr(error)
             entries.append(Entry(task, seed, failure=cause))
             print(f"\n{task}, seed {seed}, failed: {cause}\n", file=sys.stderr)
-            _stop_ray()  # with what the failed run may have left behind
+            runtime.stop()  # with what the failed run may have left behind
         del each
         if folder is not None:  # after each run: an interruption loses nothing
             write_json(folder / "metrics.json", suite_json(entries, command))
@@ -69,8 +66,3 @@ def run_suite(settings: Settings, inputs: list[TaskInputs], command: str) -> int
             f"\n{len(failed)} of {len(entries)} runs failed: {'; '.join(failed)}", file=sys.stderr
         )
     return RUN_ERROR if failed else 0
-
-
-def _stop_ray() -> None:
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()

@@ -1,31 +1,38 @@
-"""`mode=train`, `mode=search` and `mode=finetune`: one task, from its rows to its results."""
+"""One task in its mode, from its folder to its results; `mode=train`, `search` and `finetune`."""
 
 from __future__ import annotations
 
-import importlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bertvision_stream.modes.inputs import TaskInputs
-from bertvision_stream.settings.settings import TaskSettings
-from bertvision_stream.utils.log import log, logging_to, show_progress
+from bertvision_stream.modes.inputs import TaskInputs, inputs_after_search
+from bertvision_stream.modes.run_folder import (
+    LOG,
+    RunFolder,
+    open_run_folder,
+    temporary_folder_warning,
+)
+from bertvision_stream.utils.log import log, logging_to
+
+if TYPE_CHECKING:
+    from bertvision_stream.models.job import Job
+    from bertvision_stream.modes.engine import Engine, Runtime, SearchResult
+    from bertvision_stream.training.checkpoint import Checkpoint
 
 
-def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | None = None) -> Path:
-    """Run one task, from its rows to its results; prints as it goes.
+def run_task(inputs: TaskInputs, command: str, runtime: Runtime) -> Path:
+    """Run one task in its mode, from its rows to its results; prints as it goes.
 
     Args:
-        inputs: Of one task.
+        inputs: The settings and the rows of the task.
         command: The command line, for the records.
-        after_search: For `mode=search`, the settings of the training that follows.
+        runtime: Starts what computes, and searches.
 
     Returns:
-        The folder of its results.
+        The folder of the results.
     """
-    from bertvision_stream.modes.run_folder import LOG, open_run_folder, temporary_folder_warning
-
     start = time.perf_counter()
     settings = inputs.settings
     folder = open_run_folder(settings)
@@ -38,104 +45,110 @@ def run_task(inputs: TaskInputs, command: str, *, after_search: TaskSettings | N
             log.warning("note: %s", note)
         for note in inputs.data.notes:
             log.info("note: %s", note)
-        if inputs.planned is not None:
-            from bertvision_stream.modes.plan import _plan_task
+        # Each mode is imported when it runs: torch takes seconds, and errors of settings do not.
+        if settings.mode == "plan":
+            from bertvision_stream.modes.plan import plan_task
 
-            _plan_task(settings, inputs.data, inputs.planned, folder)
+            plan_task(inputs, folder, runtime)
             return folder.path
         log.info("starting torch, transformers and Ray ...")
-        _start_all(settings)
+        engine = runtime.start_engine(settings.ray.address)
         if settings.mode == "study":
-            from bertvision_stream.modes.study import _run_study
+            from bertvision_stream.modes.study import study_task
 
-            _run_study(inputs, folder, command)
-            return folder.path
-        from actors.engine import run_stream
-        from bertvision_stream.modes.job import _prepare, check_unchanged
-        from bertvision_stream.report.text import render_table
-        from bertvision_stream.report.write import disk_note, write_results
-        from bertvision_stream.training.checkpoint import load_checkpoint, save_checkpoint
-
-        checkpoint = None
-        if folder.checkpoint.exists():
-            checkpoint = load_checkpoint(folder.checkpoint)
-            log.info("resume: going on after epoch %d", checkpoint.facts["epoch"])
-        elif settings.resume:
-            begun = "no epoch of it was finished" if folder.resumed else "there is no such run"
-            log.info("resume: %s", begun)
-        head, search, finetune_seconds = settings, None, 0.0
-        if after_search is not None:
-            from bertvision_stream.modes.inputs import inputs_after_search
-            from tune.run import run_search
-
-            job = _prepare(inputs, folder)
-            found = run_search(
-                job,
-                after_search,
-                folder.path,
-                resume=folder.resumed,
-                show_progress=show_progress(),
-                say=log.info,
-            )
-            inputs = inputs_after_search(after_search, found.settings)
-            settings, head, search = found.settings, found.head, found.summary
-            finetune_seconds = job.backbone.seconds
-            del job  # its weights are let go before others are loaded
-            log.info("training the best on %s examples", f"{len(inputs.data.train.labels):,}")
-        job = _prepare(inputs, folder, checkpoint, reuse=search is not None)
-        if settings.mode == "finetune":
-            for split, scores in job.backbone.scores.items():
-                listed = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
-                log.info("BERT on %s: %s", split, listed)
-            return folder.path
-        facts = job.facts
-        if checkpoint is not None:
-            check_unchanged(checkpoint.facts["run"], facts)
-        log.info("%s", job.memory)
-        outcome = run_stream(
-            job.plan,
-            job.placement,
-            settings=settings,
-            task=job.data.task,
-            corpus=job.corpus,
-            weights=job.backbone.weights,
-            heads={"head": head},
-            shape=job.shape,
-            show_progress=show_progress(),
-            say=log.info,
-            checkpoint=checkpoint,
-            keep=lambda state: save_checkpoint(folder.checkpoint, state.with_facts(run=facts)),
-        )
-        if note := disk_note(outcome.store):
-            log.warning("\n%s\n", note)
-        report = write_results(
-            folder.path,
-            settings=settings,
-            data=job.data,
-            corpus=job.corpus,
-            plan=job.plan,
-            backbone=replace(job.backbone, seconds=finetune_seconds + job.backbone.seconds),
-            tokenizer=job.tokenizer,
-            shape=job.shape,
-            outcome=outcome,
-            command=command,
-            start=start,
-            search=search,
-        )
-        log.info("\n%s", render_table(report))
-        log.info("results in %s", folder.path)
+            study_task(inputs, folder, command, engine)
+        elif settings.mode == "finetune":
+            finetune_task(inputs, folder, engine)
+        else:
+            train_task(inputs, folder, command, runtime, engine, start)
         return folder.path
 
 
-def _start_all(settings: TaskSettings) -> None:
-    """Connect to Ray, which waits for other processes, while torch and transformers are imported.
+def finetune_task(inputs: TaskInputs, folder: RunFolder, engine: Engine) -> None:
+    """`mode=finetune`: fine-tune the backbone, and say what its own classifier scores."""
+    from bertvision_stream.modes.preparation import prepare_job
 
-    Nothing else may import meanwhile: transformers puts a lazy module in its own place, and another
-    thread would see the one from before.
+    checkpoint = _checkpoint_of(inputs, folder)
+    job = prepare_job(inputs, engine, checkpoint=checkpoint)
+    for split, scores in job.backbone.scores.items():
+        listed = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
+        log.info("BERT on %s: %s", split, listed)
+
+
+def train_task(
+    inputs: TaskInputs,
+    folder: RunFolder,
+    command: str,
+    runtime: Runtime,
+    engine: Engine,
+    start: float,
+) -> None:
+    """`mode=train`, and `mode=search` with the training that follows it.
+
+    Args:
+        inputs: The settings and the rows of the task.
+        folder: The folder for the results.
+        command: The command line, for the records.
+        runtime: Searches.
+        engine: Computes.
+        start: When the run began, by `time.perf_counter`.
     """
-    from actors.cluster import connect
+    from bertvision_stream.modes.preparation import check_unchanged, prepare_job
+    from bertvision_stream.report.text import render_table
+    from bertvision_stream.report.write import disk_note, write_results
+    from bertvision_stream.training.checkpoint import save_checkpoint
+    from bertvision_stream.training.head_job import HeadJob
 
-    with ThreadPoolExecutor(1, "imports") as thread:
-        imported = thread.submit(importlib.import_module, "bertvision_stream.modes.job")
-        connect(settings.ray.address)
-    imported.result()
+    checkpoint = _checkpoint_of(inputs, folder)
+    found: SearchResult | None = None
+    search_finetune_seconds = 0.0
+    if inputs.after_search is not None:
+        searched = prepare_job(inputs, engine)
+        found = runtime.search(searched, inputs.after_search, folder.path, resume=folder.resumed)
+        search_finetune_seconds = searched.backbone.seconds
+        inputs = inputs_after_search(inputs.after_search, found.settings)
+        del searched  # its weights are let go before others are loaded
+        log.info("training the best on %s examples", f"{len(inputs.data.train.labels):,}")
+    job = prepare_job(inputs, engine, checkpoint=checkpoint, reuse=found is not None)
+    facts = job.facts
+    if checkpoint is not None:
+        check_unchanged(checkpoint.facts["run"], facts)
+    log.info("%s", job.memory)
+    outcome = engine.run(
+        job,
+        {"head": HeadJob(found.head if found else job.settings)},
+        checkpoint=checkpoint,
+        on_epoch=lambda state: save_checkpoint(folder.checkpoint, state.with_facts(run=facts)),
+    )
+    if note := disk_note(outcome.store):
+        log.warning("\n%s\n", note)
+    report = write_results(
+        folder.path,
+        _with_finetune_seconds(job, search_finetune_seconds),
+        outcome,
+        command=command,
+        start=start,
+        search=found.summary if found else None,
+    )
+    log.info("\n%s", render_table(report))
+    log.info("results in %s", folder.path)
+
+
+def _checkpoint_of(inputs: TaskInputs, folder: RunFolder) -> Checkpoint | None:
+    """The state to resume from; says whether there is one, if the user asked to resume."""
+    from bertvision_stream.training.checkpoint import load_checkpoint
+
+    if folder.checkpoint.exists():
+        checkpoint = load_checkpoint(folder.checkpoint)
+        log.info("resume: going on after epoch %d", checkpoint.facts["epoch"])
+        return checkpoint
+    if inputs.settings.resume:
+        begun = "no epoch of it was finished" if folder.resumed else "there is no such run"
+        log.info("resume: %s", begun)
+    return None
+
+
+def _with_finetune_seconds(job: Job, seconds: float) -> Job:
+    """The job with what a fine-tuning before its search took added to its own."""
+    backbone = replace(job.backbone, seconds=job.backbone.seconds + seconds)
+    return replace(job, backbone=backbone)

@@ -98,7 +98,7 @@ class RunPlan:
     codecs: tuple[CodecPlan, ...]
     speeds: Speeds
     store_bytes: int
-    free_store_bytes: int
+    store_room: int
     calibration: Calibration | None
     first: EpochSeconds
     later: EpochSeconds
@@ -193,7 +193,7 @@ def _counted(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield (
         "memory",
         f"object stores of {format_bytes(plan.store_bytes)} in all, "
-        f"{format_bytes(plan.free_store_bytes)} of it for blocks",
+        f"{format_bytes(plan.store_room)} of it for blocks",
     )
     yield (
         "disk",

@@ -7,13 +7,12 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from bertvision_stream import __version__
 from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.export import export_model
+from bertvision_stream.models.job import Job
 from bertvision_stream.models.prepare import PreparedBackbone
 from bertvision_stream.report.records import (
     FinetuneSummary,
@@ -45,15 +44,9 @@ from bertvision_stream.utils.units import format_bytes, format_seconds
 
 def write_results(
     folder: Path,
-    *,
-    settings: TaskSettings,
-    data: TaskData,
-    corpus: Corpus,
-    plan: StreamPlan,
-    backbone: PreparedBackbone,
-    tokenizer: PreTrainedTokenizerBase,
-    shape: HeadShape,
+    job: Job,
     outcome: StreamOutcome,
+    *,
     command: str,
     start: float,
     search: SearchSummary | None = None,
@@ -63,6 +56,8 @@ def write_results(
     Raises:
         StreamError: The head failed: its loss was no longer finite.
     """
+    settings, data, corpus, plan = job.settings, job.data, job.corpus, job.plan
+    backbone, tokenizer, shape = job.backbone, job.tokenizer, job.shape
     head = outcome.heads["head"]
     if head.failure:
         raise StreamError(f"the head was stopped: {head.failure}")
@@ -258,7 +253,6 @@ def _report(
             **{name: version(name) for name in ("ray", "torch", "transformers")},
         },
         notes=tuple(notes),
-        plan=outcome.check,
     )
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from bertvision_stream.settings.groups import StreamSettings
 from bertvision_stream.stream.blocks import TRAIN, BlockKey, strata
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.units import format_bytes
@@ -55,8 +55,7 @@ def plan_budget(
     *,
     num_train: int,
     seed: int,
-    budget: int | Literal["auto"],
-    cache: int | Literal["auto"],
+    settings: StreamSettings,
     store_bytes: int,
     num_nodes: int,
     num_extractors: int,
@@ -68,8 +67,8 @@ def plan_budget(
         validation: The validation blocks.
         num_train: Number of training blocks.
         seed: The run's seed.
-        budget: `stream.budget`; `auto` is what is useful, up to a share of the object store.
-        cache: `stream.cache`; `auto` is what the budget leaves beside a comfortable window.
+        settings: `stream.budget`: `auto` is what is useful, up to a share of the object store; and
+            `stream.cache`: `auto` is what the budget leaves beside a comfortable window.
         store_bytes: Room in the object stores of all nodes together.
         num_nodes: Number of them.
         num_extractors: Extractors to keep busy.
@@ -77,6 +76,7 @@ def plan_budget(
     Raises:
         ConfigError: The budget is too small for two blocks, or larger than the object store.
     """
+    budget, cache = settings.budget, settings.cache
     largest = max(block_bytes.values())
     epoch_bytes = sum(block_bytes.values())
     smallest = 2 * largest

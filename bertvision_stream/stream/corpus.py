@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,14 +18,11 @@ class Corpus:
         stores: Tokens and labels by split.
         blocks: Blocks by split; the position of a block is its index.
         seed: The seed of blocks, epoch orders and row orders.
-        subsets: Training rows, ascending int64, by `data.train_fraction`: a head with such a
-            fraction learns from these alone. One with any other learns from all.
     """
 
     stores: Mapping[str, TokenStore]
     blocks: Mapping[str, list[Block]]
     seed: int
-    subsets: Mapping[float, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def pack(cls, stores: Mapping[str, TokenStore], *, block_tokens: int, seed: int) -> "Corpus":

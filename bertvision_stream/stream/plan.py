@@ -173,16 +173,18 @@ def plan_stream(
     num_extractors: int,
     num_nodes: int,
     store_bytes: int,
+    same_order: bool = False,
 ) -> StreamPlan:
     """What is to be streamed, within which limits.
 
     Args:
-        settings: Of the task.
-        corpus: Blocks.
-        block_format: What fixes their bytes.
-        num_extractors: How many make them.
-        num_nodes: Nodes of the cluster.
-        store_bytes: Room in their object stores together.
+        settings: The settings of the task.
+        corpus: The blocks.
+        block_format: Fixes the bytes of a block.
+        num_extractors: How many extractors make them.
+        num_nodes: The nodes of the cluster.
+        store_bytes: The room in their object stores together.
+        same_order: Whether every epoch has the order of the first.
 
     Raises:
         ConfigError: The budget or the object store is too small.
@@ -196,7 +198,7 @@ def plan_stream(
     return StreamPlan(
         seed=corpus.seed,
         num_epochs=settings.train.epochs,
-        same_order=settings.mode == "search",
+        same_order=same_order,
         num_train=len(corpus.blocks[TRAIN]),
         validation=validation,
         block_bytes=block_bytes,
@@ -206,8 +208,7 @@ def plan_stream(
             validation,
             num_train=len(corpus.blocks[TRAIN]),
             seed=corpus.seed,
-            budget=settings.stream.budget,
-            cache=settings.stream.cache,
+            settings=settings.stream,
             store_bytes=store_bytes,
             num_nodes=num_nodes,
             num_extractors=num_extractors,

@@ -101,3 +101,11 @@ class StoreStats:
     spilled_bytes: int
     fallback_bytes: int
     used_bytes: int
+
+    def since(self, before: StoreStats) -> StoreStats:
+        """What was written to disk after `before`, and what is held now."""
+        return StoreStats(
+            self.spilled_bytes - before.spilled_bytes,
+            self.fallback_bytes - before.fallback_bytes,
+            self.used_bytes,
+        )

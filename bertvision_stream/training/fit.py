@@ -63,7 +63,7 @@ class HeadFit:
         train_labels: Labels of all training examples, [N] or [N, 2].
         validation: Tokens and labels by validation split.
         device: Where to compute.
-        reported: Whether the head itself is reported on, and not only its scores.
+        with_report: Whether the head itself is reported on, and not only its scores.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class HeadFit:
         train_labels: np.ndarray,
         validation: Mapping[str, TokenStore],
         device: torch.device,
-        reported: bool = True,
+        with_report: bool = True,
     ):
         bias = objective.initial_bias(train_labels)
         if bias is not None:
@@ -95,7 +95,7 @@ class HeadFit:
         self._chosen_logits: dict[str, np.ndarray] = {}
         self._chosen_norms = torch.zeros(0, dtype=torch.float64)
         self._device = device
-        self._reported = reported
+        self._with_report = with_report
         self._start_epoch()
 
     def _start_epoch(self) -> None:
@@ -126,11 +126,7 @@ class HeadFit:
         Without patience only the last epoch's are, whatever becomes of the head before.
         """
         last = self.epoch + 1 == self.settings.epochs
-        return self._reported and (last or self.settings.patience is not None)
-
-    def train_batch(self, batch: Batch) -> None:
-        """One step of the optimiser."""
-        train_together([self], batch)
+        return self._with_report and (last or self.settings.patience is not None)
 
     def begin_step(self) -> None:
         for group in self._optimizer.param_groups:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape
-from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import TRAIN, Block, BlockKey, row_order
 from bertvision_stream.stream.codecs import EncodedBlock
@@ -27,12 +25,10 @@ from bertvision_stream.training.fit import (
     measure_adapters,
     train_together,
 )
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.devices import pick_dtype
-
-if TYPE_CHECKING:  # it brings transformers, which a trainer does without
-    pass
 
 # Of a validation block, whose rows are sorted by length, every eighth tells how large the adapters'
 # outputs are: an eighth of the cost, and rows of all lengths.
@@ -47,19 +43,19 @@ COLUMNS_TOGETHER = 512
 class _Stack:
     """Heads computed together: equal in shape, given the same batches, in the same epoch of theirs.
 
-    `takes` is bool [N], whether they learn from a training row; None of all.
+    `row_mask` is bool [N], whether they learn from a training row; None if they learn from all.
     """
 
     epoch: int
     cutter: BatchCutter
-    takes: np.ndarray | None
+    row_mask: np.ndarray | None
     fits: list[HeadFit]
 
     def train(self, opened: OpenBlock, block: Block, seed: int) -> None:
         """Steps on the block's rows that they learn from, in the order of their epoch."""
         rows = row_order(block, seed=seed, epoch=self.epoch)
-        if self.takes is not None:
-            rows = rows[self.takes[block.example_ids[rows]]]
+        if self.row_mask is not None:
+            rows = rows[self.row_mask[block.example_ids[rows]]]
         for batch in self.cutter.push(opened, rows):
             train_together(self.fits, batch)
         for fit in self.fits:
@@ -75,12 +71,17 @@ class _Stack:
             train_together(self.fits, batch)
 
     def evaluate(
-        self, split: str, example_ids: np.ndarray, everything: Batch, some: Batch | None
+        self,
+        split: str,
+        example_ids: np.ndarray,
+        all_rows: Batch,
+        sampled_rows: Batch | None,
     ) -> None:
         """Keep the logits of a validation block, and norms of the adapters' output on a part."""
-        evaluate_together(self.fits, split, example_ids, everything)
-        if some is not None:
-            measure_adapters([fit for fit in self.fits if fit.tracks_adapter_norms], some)
+        evaluate_together(self.fits, split, example_ids, all_rows)
+        if sampled_rows is not None:
+            measured = [fit for fit in self.fits if fit.tracks_adapter_norms]
+            measure_adapters(measured, sampled_rows)
 
 
 class HeadTraining:
@@ -89,7 +90,7 @@ class HeadTraining:
     It knows the position that it has reached, so that a stream may deliver a block again, or start
     anew, without harm. Heads come and go between epochs. The rows of a block come in an order that
     depends on the head's own epoch, and so not on when it joined. A head may learn from some of the
-    rows alone (`Corpus.subsets`): it is told nothing of the others.
+    rows alone (`HeadJob.rows`): it is told nothing of the others.
 
     Args:
         corpus: Blocks, labels and the seed of the row orders.
@@ -121,7 +122,7 @@ class HeadTraining:
         self.dtype = dtype
         self.stack_heads = stack_heads
         self.fits: dict[str, HeadFit] = {}
-        self._fractions: dict[str, float] = {}
+        self._rows: dict[str, np.ndarray | None] = {}
         self.position = Position(0, 0)
         self.bert_logits: dict[str, np.ndarray] = {}
         self._stacks: list[_Stack] = []
@@ -129,41 +130,38 @@ class HeadTraining:
         self._taking_part: frozenset[str] = frozenset()
         self._ended: dict[str, EpochRecord | None] = {}
 
-    def attach(
-        self, name: str, settings: TaskSettings, checkpoint: Checkpoint | None = None
-    ) -> None:
+    def attach(self, name: str, head: HeadJob, checkpoint: Checkpoint | None = None) -> None:
         """Add a head, between two epochs.
 
         Args:
-            name: Its name; a head of the same name is replaced.
-            settings: Its `head`, `train`, `seed` and `data.train_fraction`; with `mode=search` it
-                is a trial.
-            checkpoint: Where it goes on; None starts it.
+            name: The name of the head; a head of the same name is replaced.
+            head: What to train.
+            checkpoint: The state from which the head goes on; None starts it.
 
         Raises:
             ValueError: An epoch is going on.
         """
         if self.position.index:
             raise ValueError(f"no head can be attached within an epoch, at {self.position}")
-        labels = self.corpus.stores[TRAIN].labels
-        subset = self.corpus.subsets.get(settings.data.train_fraction)
+        settings, labels = head.settings, self.corpus.stores[TRAIN].labels
         fit = HeadFit(
             Head(settings.head, self.shape, seed=settings.seed),
             settings.train,
             self.objective,
-            train_labels=labels if subset is None else labels[subset],
+            train_labels=labels if head.rows is None else labels[head.rows],
             validation={s: self.corpus.stores[s] for s in self.corpus.validation_splits},
             device=self.device,
-            reported=settings.mode != "search",
+            with_report=head.with_report,
         )
         if checkpoint is not None:
             fit.restore(checkpoint)
         self.fits[name] = fit
-        self._fractions[name] = settings.data.train_fraction
+        self._rows[name] = head.rows
 
     def detach(self, name: str) -> None:
         """Let a head go, between two epochs."""
         self.fits.pop(name, None)
+        self._rows.pop(name, None)
 
     def consume(self, position: Position, key: BlockKey, encoded: EncodedBlock) -> DeliveryStatus:
         """Train on a training block, or evaluate on a validation block. Nothing of it is kept.
@@ -187,12 +185,12 @@ class HeadTraining:
         else:
             self._end_training()
             self._keep_bert_logits(key.split, block.example_ids, encoded.logits)
-            everything = opened.take(np.arange(opened.num_rows))
-            some = None
+            all_rows = opened.take(np.arange(opened.num_rows))
+            sampled_rows = None
             if any(fit.tracks_adapter_norms for fit in self.fits.values()):
-                some = opened.take(np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON))
+                sampled_rows = opened.take(np.arange(0, opened.num_rows, ADAPTERS_MEASURED_ON))
             ids = block.example_ids
-            self._each_stack(lambda stack: stack.evaluate(key.split, ids, everything, some))
+            self._each_stack(lambda stack: stack.evaluate(key.split, ids, all_rows, sampled_rows))
         self.position = position.next
         return DeliveryStatus.CONSUMED
 
@@ -245,28 +243,30 @@ class HeadTraining:
 
     def _make_stacks(self) -> list[_Stack]:
         """The heads that train in this epoch, together where they can be computed together."""
-        kinds: dict[tuple[int, int, float, Hashable], list[HeadFit]] = {}
+        kinds: dict[tuple[int, int, bytes | None, Hashable], list[str]] = {}
         for name, fit in self.fits.items():
             if fit.active:
-                fraction = self._fractions[name]
+                rows = self._rows[name]
+                same_rows = None if rows is None else rows.tobytes()
                 alike = fit.head.stack_key if self.stack_heads else name
-                kinds.setdefault((fit.epoch, fit.batch_size, fraction, alike), []).append(fit)
+                kinds.setdefault((fit.epoch, fit.batch_size, same_rows, alike), []).append(name)
         stacks = []
-        for (epoch, size, fraction, _), fits in kinds.items():
+        for (epoch, size, _, _), names in kinds.items():
+            fits = [self.fits[name] for name in names]
             count = max(1, COLUMNS_TOGETHER // fits[0].head.num_columns)
-            takes = self._mask(fraction)
+            row_mask = self._row_mask(self._rows[names[0]])
             stacks += [
-                _Stack(epoch, BatchCutter(size), takes, fits[i : i + count])
+                _Stack(epoch, BatchCutter(size), row_mask, fits[i : i + count])
                 for i in range(0, len(fits), count)
             ]
         return stacks
 
-    def _mask(self, fraction: float) -> np.ndarray | None:
-        subset = self.corpus.subsets.get(fraction)
-        if subset is None:
+    def _row_mask(self, rows: np.ndarray | None) -> np.ndarray | None:
+        """Whether each training row is one of `rows`, bool [N]; None for all rows."""
+        if rows is None:
             return None
         mask = np.zeros(self.corpus.stores[TRAIN].num_examples, dtype=bool)
-        mask[subset] = True
+        mask[rows] = True
         return mask
 
     def _each_stack(self, do: Callable[[_Stack], None]) -> None:
@@ -302,7 +302,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
 def make_training(
     corpus: Corpus,
     task: Task,
-    heads: Mapping[str, TaskSettings],
+    heads: Mapping[str, HeadJob],
     shape: HeadShape,
     *,
     device: torch.device,
@@ -312,16 +312,16 @@ def make_training(
     Args:
         corpus: Blocks and labels.
         task: What is learned.
-        heads: Settings by the name of the head: `head`, `train` and `seed` of each count;
-            `train.precision` and `.stack_heads` of the first.
+        heads: What to train, by the name of the head. `train.precision` and `train.stack_heads`
+            of the first head hold for all.
         shape: What the heads read and write.
         device: Where they compute.
     """
-    train = next(iter(heads.values())).train
+    train = next(iter(heads.values())).settings.train
     dtype = pick_dtype(train.precision, device)
     training = HeadTraining(
         corpus, task, shape, device=device, dtype=dtype, stack_heads=train.stack_heads
     )
-    for name, settings in heads.items():
-        training.attach(name, settings)
+    for name, head in heads.items():
+        training.attach(name, head)
     return training

@@ -22,6 +22,7 @@ from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.codecs import decode, scales_tensor, stored_tensor
 from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.utils.device_copy import BUFFER_BYTES, to_device
 
@@ -77,7 +78,7 @@ def test_a_head_trains_on_the_gpu_as_on_the_cpu():
         settings = task_settings("rte", "train.precision=fp32", "train.epochs=2")
         backbone = blocks.backbone
         shape = HeadShape(backbone.num_layers, backbone.hidden_size, 2, 64)
-        heads = {"head": settings}
+        heads = {"head": HeadJob(settings)}
         training = make_training(
             blocks.corpus, TASKS["rte"], heads, shape, device=torch.device(device)
         )
@@ -125,7 +126,9 @@ def test_heads_of_spans_train_on_the_gpu_as_on_the_cpu():
         model = tiny_classifier(per_token=True, **spans.VOCAB)
         backbone = Backbone(model, device=device, dtype=torch.float32)
         settings = task_settings("squad_v2", "train.precision=fp32", "train.epochs=2")
-        heads = {f"{seed}": settings.model_copy(update={"seed": seed}) for seed in range(3)}
+        heads = {
+            f"{seed}": HeadJob(settings.model_copy(update={"seed": seed})) for seed in range(3)
+        }
         training = make_training(corpus, spans.SQUAD, heads, spans.SHAPE, device=device)
         for _ in train_in_process(BlockExtractor(backbone, corpus, "fp32"), training):
             pass

@@ -27,6 +27,7 @@ from bertvision_stream.modes.local import train_in_process
 from bertvision_stream.stream.blocks import BlockFormat
 from bertvision_stream.stream.placement import ClusterResources, Placement
 from bertvision_stream.stream.plan import plan_stream
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
 from bertvision_stream.training.objectives.factory import make_objective
 
@@ -66,7 +67,7 @@ def test_streamed_windows_have_the_numbers_of_one_process(cluster: ClusterResour
     )
     assert_bounded(outcome, plan)
     backbone = Backbone(weights.build(), device=CPU, dtype=torch.float32)
-    training = make_training(corpus, SQUAD, {"head": settings}, shape, device=CPU)
+    training = make_training(corpus, SQUAD, {"head": HeadJob(settings)}, shape, device=CPU)
     for _ in train_in_process(BlockExtractor(backbone, corpus, "int8"), training):
         pass
     assert_same_head(outcome.heads["head"], training.results()["head"])

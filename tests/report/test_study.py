@@ -214,14 +214,16 @@ def test_plots(tmp_path: Path):
 
 @pytest.mark.ray
 def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: Any) -> None:
+    from bertvision_stream.modes.job import Job, prepare_job
+
     from bertvision_stream.heads.shape import HeadShape
     from bertvision_stream.models.backbone import Backbone
     from bertvision_stream.models.extract import BlockExtractor, validation_logits
-    from bertvision_stream.modes.job import Job, prepare_job
     from bertvision_stream.modes.local import train_in_process
     from bertvision_stream.modes.study import run_study, subset_rows
     from bertvision_stream.settings.settings import TaskSettings
     from bertvision_stream.stream.corpus import Corpus
+    from bertvision_stream.training.head_job import HeadJob
     from bertvision_stream.training.head_training import make_training
     from bertvision_stream.training.objectives.factory import make_objective
 
@@ -289,7 +291,7 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
         expected[BERT, epochs, fraction] = objective.metrics_by_split(logits, stores)
         for share in {fraction, 0.3}:
             own = share == fraction
-            subset = {} if own else {share: subset_rows(job, 60, share)[0]}
+            subset = None if own else subset_rows(job, 60, share)[0]
             head = settings.model_copy(
                 update={
                     "seed": 7,
@@ -297,7 +299,7 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
                 }
             )
             training = make_training(
-                replace(corpus, subsets=subset), TASK, {"head": head}, shape, device=CPU
+                corpus, TASK, {"head": HeadJob(head, subset)}, shape, device=CPU
             )
             for _ in train_in_process(extractor, training):
                 pass

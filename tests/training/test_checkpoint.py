@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from test_fit import CLASSES, SCORES, ScaledValidation, assert_same, make_corpus, shape_of
 from tiny import CPU, RandomExtractor, one_thread, task_settings  # noqa: F401
 
-from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import epoch_sequence
 from bertvision_stream.stream.codecs import EncodedBlock
 from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bertvision_stream.training.fit import HeadResult
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import HeadTraining, make_training
 from bertvision_stream.utils.errors import ConfigError, OutputError
 
@@ -54,16 +54,16 @@ class Job:
         # Validation says the opposite of training: patience ends, and the first epoch is chosen.
         self.extractor: RandomExtractor = ScaledValidation(self.corpus, factor=-1.0)
         common = (f"train.precision={precision}", f"train.epochs={NUM_EPOCHS}", "train.lr=0.01")
-        self.settings: dict[str, TaskSettings] = {}
+        self.heads: dict[str, HeadJob] = {}
         for name, options in HEADS.items():
             merged = dict(option.split("=") for option in (*common, *options))
             overrides = [f"{key}={value}" for key, value in merged.items()]
-            self.settings[name] = task_settings("cola", *overrides)
+            self.heads[name] = HeadJob(task_settings("cola", *overrides))
         self._blocks: dict[object, EncodedBlock] = {}
 
     def start(self) -> HeadTraining:
         shape = shape_of(self.task)
-        return make_training(self.corpus, self.task, self.settings, shape, device=self.device)
+        return make_training(self.corpus, self.task, self.heads, shape, device=self.device)
 
     def run_epoch(self, training: HeadTraining) -> None:
         epoch = training.position.epoch

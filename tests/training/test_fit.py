@@ -37,6 +37,7 @@ from bertvision_stream.training.fit import (
     HeadResult,
     learning_rate,
 )
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import (
     ADAPTERS_MEASURED_ON,
     HeadTraining,
@@ -90,7 +91,8 @@ def train(
     extractor: RandomExtractor | None = None,
 ) -> dict[str, HeadResult]:
     extractor = extractor or RandomExtractor(make_corpus(task))
-    training = make_training(extractor.corpus, task, heads, shape_of(task), device=CPU)
+    jobs = {name: HeadJob(settings) for name, settings in heads.items()}
+    training = make_training(extractor.corpus, task, jobs, shape_of(task), device=CPU)
     for _ in train_in_process(extractor, training):
         pass
     return training.results()
@@ -252,16 +254,19 @@ def test_shares_of_the_layers_in_the_adapters_output(options: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(
-    ("options", "measured_in"),
+    ("options", "with_report", "measured_in"),
     [
-        ((), [3]),
-        (("train.patience=9",), [1, 2, 3]),
-        (("mode=search",), []),
-        (("mode=search", "train.patience=9"), []),
+        ((), True, [3]),
+        (("train.patience=9",), True, [1, 2, 3]),
+        ((), False, []),
+        (("train.patience=9",), False, []),
     ],
 )
 def test_adapters_are_measured_only_where_the_result_can_be_used(
-    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], measured_in: list[int]
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    with_report: bool,
+    measured_in: list[int],
 ):
     measure, calls = Head.adapter_norms, []
 
@@ -271,7 +276,7 @@ def test_adapters_are_measured_only_where_the_result_can_be_used(
 
     monkeypatch.setattr(Head, "adapter_norms", counted)
     extractor = RandomExtractor(make_corpus())
-    heads = {"head": settings_of("train.epochs=3", *options)}
+    heads = {"head": HeadJob(settings_of("train.epochs=3", *options), with_report=with_report)}
     training = make_training(extractor.corpus, CLASSES, heads, shape_of(CLASSES), device=CPU)
     epochs = []
     for epoch, _ in enumerate(train_in_process(extractor, training), start=1):
@@ -291,7 +296,7 @@ def test_heads_without_adapters_have_no_shares(kind: str):
 def test_berts_own_logits_are_kept_from_the_same_pass():
     extractor = RandomExtractor(make_corpus())
     training = make_training(
-        extractor.corpus, CLASSES, {"head": settings_of()}, shape_of(CLASSES), device=CPU
+        extractor.corpus, CLASSES, {"head": HeadJob(settings_of())}, shape_of(CLASSES), device=CPU
     )
     next(train_in_process(extractor, training))
     for split, count in VALIDATION.items():
@@ -301,7 +306,9 @@ def test_berts_own_logits_are_kept_from_the_same_pass():
 
 def test_a_regression_starts_from_the_mean_label():
     corpus = make_corpus(SCORES)
-    training = make_training(corpus, SCORES, {"head": settings_of()}, shape_of(SCORES), device=CPU)
+    training = make_training(
+        corpus, SCORES, {"head": HeadJob(settings_of())}, shape_of(SCORES), device=CPU
+    )
     bias = training.fits["head"].head.output.bias
     assert bias.item() == pytest.approx(corpus.stores[TRAIN].labels.mean(), rel=1e-6)
 
@@ -319,7 +326,7 @@ def test_patience_ends_training_and_keeps_the_epoch_of_lowest_loss(patience: int
     extractor = ScaledValidation(make_corpus(), factor=-1.0)
     settings = settings_of("train.epochs=9", f"train.patience={patience}")
     training = make_training(
-        extractor.corpus, CLASSES, {"head": settings}, shape_of(CLASSES), device=CPU
+        extractor.corpus, CLASSES, {"head": HeadJob(settings)}, shape_of(CLASSES), device=CPU
     )
     epochs = train_in_process(extractor, training)
     next(epochs)
@@ -362,9 +369,10 @@ def test_heads_side_by_side_equal_each_alone():
 
 
 def test_a_head_that_stops_early_leaves_the_others_alone_and_costs_nothing():
+    options = ("train.epochs=5", "train.batch_size=10")
     heads = {
-        "patient": settings_of("train.epochs=5", "train.batch_size=10"),
-        "impatient": settings_of("train.epochs=5", "train.batch_size=10", "train.patience=1"),
+        "patient": HeadJob(settings_of(*options)),
+        "impatient": HeadJob(settings_of(*options, "train.patience=1")),
     }
     extractor = ScaledValidation(make_corpus(), factor=-1.0)
     training = make_training(extractor.corpus, CLASSES, heads, shape_of(CLASSES), device=CPU)
@@ -374,8 +382,8 @@ def test_a_head_that_stops_early_leaves_the_others_alone_and_costs_nothing():
         "patient": 5 * NUM_TRAIN // 10,
         "impatient": 2 * NUM_TRAIN // 10,
     }
-    for name, settings in heads.items():
-        alone = train({name: settings}, extractor=extractor)[name]
+    for name, head in heads.items():
+        alone = train({name: head.settings}, extractor=extractor)[name]
         assert_same(training.results()[name], alone)
 
 
@@ -392,7 +400,7 @@ def test_a_loss_that_is_not_finite_stops_that_head_alone():
 def test_a_failed_head_keeps_its_best_epoch_and_ends_the_training():
     extractor = RandomExtractor(make_corpus())
     training = make_training(
-        extractor.corpus, CLASSES, {"head": settings_of()}, shape_of(CLASSES), device=CPU
+        extractor.corpus, CLASSES, {"head": HeadJob(settings_of())}, shape_of(CLASSES), device=CPU
     )
     epochs = train_in_process(extractor, training)
     records = next(epochs)
@@ -419,7 +427,7 @@ def test_an_infinite_loss_in_the_last_batch_of_an_epoch_is_no_result():
 def test_the_precision_of_products_is_that_of_the_settings():
     corpus = make_corpus()
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        heads = {"head": task_settings("cola", f"train.precision={precision}")}
+        heads = {"head": HeadJob(task_settings("cola", f"train.precision={precision}"))}
         training: HeadTraining = make_training(
             corpus, CLASSES, heads, shape_of(CLASSES), device=CPU
         )

@@ -52,6 +52,7 @@ from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.checkpoint import load_checkpoint, save_checkpoint
 from bertvision_stream.training.fit import learning_rate
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import HeadTraining, make_training
 from bertvision_stream.training.losses import span_loss
 from bertvision_stream.training.objectives.factory import make_objective
@@ -302,7 +303,7 @@ def test_training_equals_a_plain_loop_bit_for_bit(batch_size: int):
     corpus = make_corpus()
     extractor, store = SpanExtractor(corpus), corpus.stores[TRAIN]
     settings = settings_of(**{"train.batch_size": batch_size})
-    training = make_training(corpus, SQUAD, {"head": settings}, SHAPE, device=CPU)
+    training = make_training(corpus, SQUAD, {"head": HeadJob(settings)}, SHAPE, device=CPU)
     records = [records["head"] for records in train_in_process(extractor, training)]
 
     head = Head(settings.head, SHAPE, seed=settings.seed)
@@ -397,7 +398,7 @@ def run_epoch(training: HeadTraining, extract: Callable[[BlockKey], EncodedBlock
 def test_training_goes_on_from_a_file_bit_for_bit(tmp_path: Path, stack: str):
     extractor = SpanExtractor(make_corpus(), codec="int8")
     heads = {
-        name: settings_of(**{"train.stack_heads": stack, **options})
+        name: HeadJob(settings_of(**{"train.stack_heads": stack, **options}))
         for name, options in HEADS.items()
     }
 
@@ -421,8 +422,10 @@ def test_heads_that_would_fill_memory_are_computed_one_by_one(monkeypatch: pytes
     extractor = SpanExtractor(make_corpus())
     found = []
     for stack, most in (("false", 2**26), ("true", 1), ("true", 2**26)):
-        monkeypatch.setattr("bertvision_stream.heads.head.stacked.MAX_FEATURES", most)
-        heads = {str(i): settings_of(seed=i, **{"train.stack_heads": stack}) for i in range(3)}
+        monkeypatch.setattr("bertvision_stream.heads.stacked.MAX_FEATURES", most)
+        heads = {
+            str(i): HeadJob(settings_of(seed=i, **{"train.stack_heads": stack})) for i in range(3)
+        }
         training = make_training(extractor.corpus, SQUAD, heads, SHAPE, device=CPU)
         run_epoch(training, extractor.extract)
         found.append(training.results())

@@ -17,6 +17,7 @@ from bertvision_stream.stream.budget import Budget
 from bertvision_stream.stream.codecs import EncodedBlock
 from bertvision_stream.stream.plan import DeliveryStatus, Position, StreamPlan
 from bertvision_stream.training.fit import HeadResult
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import COLUMNS_TOGETHER, HeadTraining
 from bertvision_stream.training.records import EpochRecord
 
@@ -87,7 +88,7 @@ def training_of(
         num_threads=num_threads,
     )
     for name, settings in heads.items():
-        training.attach(name, settings)
+        training.attach(name, HeadJob(settings))
     return training
 
 
@@ -245,7 +246,7 @@ def test_no_head_joins_within_an_epoch():
     stream.deliver(training, Position(0, 0))
     expected = "no head can be attached within an epoch, at delivery 1 of epoch 1"
     with pytest.raises(ValueError, match=f"^{expected}$"):
-        training.attach("late", DROPOUT)
+        training.attach("late", HeadJob(DROPOUT))
     assert training.fits.keys() == HEADS.keys()
 
 
@@ -269,7 +270,7 @@ def test_a_head_that_joins_late_has_the_numbers_of_one_from_the_start(
     while training.position.epoch < first:
         stream.run_epoch(training)
     for name, settings in HEADS.items():
-        training.attach(name, settings)
+        training.attach(name, HeadJob(settings))
     while training.active:
         stream.run_epoch(training)
     for name, result in in_one_order.items():
@@ -282,7 +283,7 @@ def test_without_one_order_a_late_head_would_have_other_numbers(
 ):
     stream, training = Stream(same_order=False), training_of()
     stream.run_epoch(training)
-    training.attach("dropout", DROPOUT)
+    training.attach("dropout", HeadJob(DROPOUT))
     while training.active:
         stream.run_epoch(training)
     late, early = training.results()["dropout"].history, undisturbed["dropout"].history
@@ -307,10 +308,10 @@ def test_neighbours_that_come_and_go_do_not_matter(in_one_order: dict[str, HeadR
                 paused[name] = fit.checkpoint()
                 training.detach(name)
         for name in [name for name in paused if random.random() < 0.5]:
-            training.attach(name, HEADS[name.split("-")[0]], paused.pop(name))
+            training.attach(name, HeadJob(HEADS[name.split("-")[0]]), paused.pop(name))
         for kind in HEADS:
             if random.random() < 0.5:
-                training.attach(f"{kind}-{started}", HEADS[kind])
+                training.attach(f"{kind}-{started}", HeadJob(HEADS[kind]))
                 started += 1
         stream.run_epoch(training)
     for name, result in ended.items():

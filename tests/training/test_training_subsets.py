@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,9 @@ from tiny import CPU, RandomExtractor, one_thread  # noqa: F401
 from bertvision_stream.heads.head import Head
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.blocks import TRAIN, epoch_order, row_order
+from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.fit import learning_rate
+from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import HeadTraining
 
 
@@ -61,33 +61,37 @@ def brute_force(settings: TaskSettings, subset: list[int]) -> tuple[list[float],
 @pytest.mark.parametrize("batch_size", [7, 64])
 def test_heads_of_a_subset_learn_from_its_rows_alone(batch_size: int):
     order = np.random.default_rng(3).permutation(CORPUS.stores[TRAIN].num_examples)
-    subsets = {0.01: np.sort(order[:1]), 0.3: np.sort(order[:27])}
-    corpus = replace(CORPUS, subsets=subsets)
+    subsets = {"one": np.sort(order[:1]), "some": np.sort(order[:27]), "all": None}
     training = HeadTraining(
-        corpus, CLASSES, shape_of(CLASSES), device=CPU, dtype=torch.float32, stack_heads=False
+        CORPUS, CLASSES, shape_of(CLASSES), device=CPU, dtype=torch.float32, stack_heads=False
     )
-    heads = {
-        fraction: settings_of(
-            f"train.epochs={NUM_EPOCHS}",
-            f"train.batch_size={batch_size}",
-            f"data.train_fraction={fraction}",
-        )
-        for fraction in (0.01, 0.3, 1.0)
-    }
-    for fraction, settings in heads.items():
-        training.attach(str(fraction), settings)
+    settings = settings_of(f"train.epochs={NUM_EPOCHS}", f"train.batch_size={batch_size}")
+    for name, subset in subsets.items():
+        training.attach(name, HeadJob(settings, rows=subset))
     stream = Stream()
     for _ in range(NUM_EPOCHS):
         stream.run_epoch(training)
-    for fraction, settings in heads.items():
-        rows = subsets.get(fraction, np.arange(len(order))).tolist()
-        losses, head = brute_force(settings, rows)
-        result = training.results()[str(fraction)]
+    for name, subset in subsets.items():
+        rows = np.arange(len(order)) if subset is None else subset
+        losses, head = brute_force(settings, rows.tolist())
+        result = training.results()[name]
         assert [record.loss for record in result.history] == pytest.approx(losses, rel=1e-5)
-        for name, parameter in head.state_dict().items():
-            torch.testing.assert_close(result.state[name], parameter, rtol=1e-4, atol=1e-6)
-    alone = training_of(head=heads[1.0])  # without a word of subsets
+        for key, parameter in head.state_dict().items():
+            torch.testing.assert_close(result.state[key], parameter, rtol=1e-4, atol=1e-6)
+    alone = training_of(head=settings)
     stream = Stream()
     for _ in range(NUM_EPOCHS):
         stream.run_epoch(alone)
-    assert_same(training.results()["1.0"], alone.results()["head"])
+    assert_same(training.results()["all"], alone.results()["head"])
+
+
+def test_heads_are_computed_together_where_their_rows_are_the_same():
+    training = training_of(stack_heads=True)
+    rows = {"one": [3, 5], "same": [3, 5], "other": [3, 6], "all": None}
+    for name, numbers in rows.items():
+        subset = None if numbers is None else np.array(numbers)
+        training.attach(name, HeadJob(settings_of(), rows=subset))
+    Stream().deliver(training, Position(0, 0))
+    fits = {id(fit): name for name, fit in training.fits.items()}
+    stacks = [[fits[id(fit)] for fit in stack.fits] for stack in training._stacks]
+    assert stacks == [["one", "same"], ["other"], ["all"]]

@@ -1,0 +1,133 @@
+"""All that this project uses of Ray beyond its public interface, in one place.
+
+Each function says what it is for and what happens without it: no run depends on any of them. When
+an upgrade of Ray takes one away, `tests/actors/test_ray_private.py` fails and names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from bertvision_stream.stream.stats import StoreStats
+
+_log = logging.getLogger("bertvision_stream")
+
+OWN_CLUSTER = {
+    "automatic_object_spilling_enabled": False,
+    "local_fs_capacity_threshold": 0.0,
+    "free_objects_period_milliseconds": 50,
+    # The trials of a search take no CPU; Ray warns of more than four processes for each of these.
+    "worker_maximum_startup_concurrency": 16,
+    # The GCS remembers this many calls for the dashboard. By default it is a hundred thousand, at
+    # 3 KiB each: it grew with every block, up to 300 MiB.
+    "task_events_max_num_task_in_gcs": 1000,
+}
+"""The `_system_config` of a cluster that we start.
+
+A full object store is an error and never a file, and a freed block is gone in 0.05 s and not in
+0.8 s. Without it a full store spills to disk: the run says so, by the counters of `store_counters`.
+"""
+
+
+@contextlib.contextmanager
+def servers_on_loopback() -> Iterator[None]:
+    """While it lasts, `ray.init` starts servers that listen on 127.0.0.1 alone.
+
+    Ray does so by itself on a Mac and on Windows; on Linux only its dashboard does. Without this
+    they listen on all addresses of the machine.
+    """
+    try:
+        from ray._private import ray_constants
+    except ImportError:
+        yield
+        return
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def dashboard_wants_token() -> bool:
+    """Whether the dashboard asks for a token; without this, nothing is said of the token."""
+    try:
+        from ray._private.authentication.authentication_utils import is_token_auth_enabled
+    except ImportError:
+        return False
+    return bool(is_token_auth_enabled())
+
+
+def store_counters() -> StoreStats:
+    """Counters of all nodes' object stores: what went to disk since they started, and is held.
+
+    Without this the run warns that it cannot know whether hidden states went to disk.
+    """
+    try:
+        from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+    except ImportError:
+        _log.warning("this version of Ray does not tell what its object stores wrote to disk")
+        return StoreStats(0, 0, 0)
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    stats = get_memory_info_reply(state).store_stats
+    return StoreStats(
+        stats.spilled_bytes_total,
+        stats.object_store_bytes_fallback,
+        stats.object_store_bytes_used,
+    )
+
+
+def resources_of_this_machine() -> dict[str, float]:
+    """What Ray would make of this machine, without starting it: for `mode=plan`.
+
+    Without this, the cores that the process may use, no GPU, and 30 % of the memory as the store.
+    """
+    try:
+        from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+    except ImportError:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        cores = len(os.sched_getaffinity(0))
+        return {"CPU": cores, "memory": 0.7 * memory, "object_store_memory": 0.3 * memory}
+    found: dict[str, float] = ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
+    return found
+
+
+def without_group_cleaner(callbacks: list[Any]) -> list[Any]:
+    """The callbacks of Ray Train without its detached actor that cleans up after a crash.
+
+    Our placement groups go with their job in any case, and that actor cannot find its cluster
+    where a machine runs several: it then fails loudly. With it, a run prints these failures.
+    """
+    try:
+        from ray.train.v2._internal.callbacks.placement_group_callback import (
+            PlacementGroupCleanerCallback,
+        )
+    except ImportError:
+        return callbacks
+    return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
+
+
+@contextlib.contextmanager
+def no_coordinator_left() -> Iterator[None]:
+    """Ends the detached actor for clusters that grow, which Ray Train leaves behind in a cluster.
+
+    Only one that was not there before. Without this, each run leaves an idle process behind.
+    """
+    before = _coordinator()
+    try:
+        yield
+    finally:
+        if before is None and (ours := _coordinator()):
+            ray.kill(ours)
+
+
+def _coordinator() -> Any:
+    with contextlib.suppress(ValueError):  # there is none
+        return ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+    return None

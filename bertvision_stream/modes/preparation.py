@@ -1,0 +1,157 @@
+"""All that a task needs before heads are trained: tokens, blocks, budget and backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bertvision_stream.data.tokenize import tokenize_splits
+from bertvision_stream.models.backbone import load_config, load_tokenizer, weight_bytes
+from bertvision_stream.models.job import Job, PlannedJob, TokenizedTask
+from bertvision_stream.models.prepare import prepare_backbone
+from bertvision_stream.modes.engine import Engine
+from bertvision_stream.modes.inputs import TaskInputs
+from bertvision_stream.stream.blocks import BlockFormat
+from bertvision_stream.stream.corpus import Corpus
+from bertvision_stream.stream.placement import ClusterResources, Placement, plan_placement
+from bertvision_stream.stream.plan import choose_block_tokens, plan_stream
+from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.utils.errors import ConfigError
+
+
+def tokenize_task(inputs: TaskInputs) -> TokenizedTask:
+    """Tokenize every split with the tokenizer of the backbone.
+
+    Raises:
+        ConfigError: `data.max_length` is more than the backbone has positions.
+        BackboneError: The configuration or the tokenizer cannot be loaded.
+    """
+    settings, revision = inputs.settings, inputs.settings.backbone.revision
+    if inputs.planned is not None:
+        config = inputs.planned.config(revision)
+        tokenizer = load_tokenizer(inputs.planned.tokenizer_source, revision)
+    else:
+        config = load_config(inputs.source, revision)
+        tokenizer = load_tokenizer(inputs.source, revision)
+    return TokenizedTask(
+        settings=settings,
+        data=inputs.data,
+        source=inputs.source,
+        config=config,
+        tokenizer=tokenizer,
+        stores=tokenize_splits(inputs.data, tokenizer, settings.data, config),
+    )
+
+
+def plan_job(
+    tokenized: TokenizedTask,
+    cluster: ClusterResources,
+    placement: Placement,
+    *,
+    block_tokens: int | None = None,
+) -> PlannedJob:
+    """Decide on blocks and on the budget; `mode=plan` and every run decide by this function.
+
+    Args:
+        tokenized: The task.
+        cluster: The resources that there are to run on.
+        placement: What each actor gets of them.
+        block_tokens: The block size of the run that is resumed; None decides on it.
+
+    Raises:
+        ConfigError: The settings and the memory of the cluster do not fit together.
+    """
+    settings, stores = tokenized.settings, tokenized.stores
+    weights = weight_bytes(tokenized.config, per_token=tokenized.task.per_token)
+    resident_bytes = weights + sum(store.nbytes for store in stores.values())
+    store_bytes = cluster.free_store_bytes(resident_bytes)
+    block_format = BlockFormat.of(tokenized.shape, settings.extract.codec)
+    if block_tokens is None:
+        block_tokens = choose_block_tokens(
+            settings,
+            stores,
+            block_format,
+            store_bytes=store_bytes,
+            num_extractors=placement.num_extractors,
+            on_gpu=placement.extractor_gpus > 0,
+        )
+    corpus = Corpus.pack(stores, block_tokens=block_tokens, seed=settings.seed)
+    plan = plan_stream(
+        settings,
+        corpus,
+        block_format,
+        num_extractors=placement.num_extractors,
+        num_nodes=cluster.num_nodes,
+        store_bytes=store_bytes,
+        # A head that joins a search late is then given what it would have been given at first.
+        same_order=settings.mode == "search",
+    )
+    return PlannedJob(
+        **vars(tokenized),
+        cluster=cluster,
+        placement=placement,
+        store_bytes=store_bytes,
+        block_tokens=block_tokens,
+        corpus=corpus,
+        plan=plan,
+    )
+
+
+def prepare_job(
+    inputs: TaskInputs,
+    engine: Engine,
+    *,
+    checkpoint: Checkpoint | None = None,
+    reuse: bool = False,
+) -> Job:
+    """Do all that is needed before heads are trained.
+
+    Args:
+        inputs: The settings, the rows and the source of the backbone.
+        engine: Has the resources, and fine-tunes.
+        checkpoint: The checkpoint of the run that is resumed.
+        reuse: Whether the result of the same fine-tuning may be taken even if `finetune.reuse` is
+            false, because this very run has made it.
+
+    Raises:
+        ConfigError: Settings, backbone and cluster do not fit together.
+        BackboneError: The backbone cannot be loaded.
+        StreamError: The fine-tuning failed.
+    """
+    settings = inputs.settings
+    tokenized = tokenize_task(inputs)
+    cluster = engine.resources()
+    block_tokens = checkpoint.facts["run"]["block_tokens"] if checkpoint else None
+    placement = plan_placement(cluster, settings)
+    planned = plan_job(tokenized, cluster, placement, block_tokens=block_tokens)
+    reuse = settings.finetune.reuse or reuse or checkpoint is not None
+    backbone = prepare_backbone(_without_trials_part(planned), engine.fine_tune, reuse=reuse)
+    return Job(**vars(planned), backbone=backbone)
+
+
+def _without_trials_part(job: PlannedJob) -> PlannedJob:
+    """Before a search over backbones nothing is fine-tuned: each of its trials does that."""
+    settings = job.settings
+    if settings.mode != "search" or settings.search.target != "backbone":
+        return job
+    finetune = settings.finetune.model_copy(update={"epochs": 0.0})
+    return replace(job, settings=settings.model_copy(update={"finetune": finetune}))
+
+
+def check_unchanged(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare the `Job.facts` of an interrupted run with those of now.
+
+    Raises:
+        ConfigError: Resuming would not give the numbers of an uninterrupted run.
+    """
+    causes = {
+        "corpus": "the rows, the tokenizer or the blocks are not those that it began with",
+        "backbone": "the fine-tuned backbone is not the one that it began with",
+    }
+    changed = [cause for key, cause in causes.items() if then[key] != now[key]]
+    if changed:
+        raise ConfigError(
+            f"resume=true cannot go on with the interrupted run: {'; '.join(changed)}. Leave "
+            f"resume out to begin anew."
+        )
