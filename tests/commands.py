@@ -33,7 +33,7 @@ def run_here(folder: Path, *arguments: str) -> Done:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setattr(command, "interrupt_on_sigterm", lambda: None)
-        patch.setattr(command, "stop_ray", lambda: None)
+        patch.setattr(command.RayRuntime, "stop", lambda runtime: None)
         with _log_kept():
             code = command.main(arguments)
     return Done(code, _text(out), _text(err))

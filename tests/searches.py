@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from bertvision_stream.modes.job import Job
+from jobs import listening, make_job
 from streams import SHAPE, TASK, extractor_of, plan_of
-from tiny import CPU, task_settings, tiny_tokenizer
+from tiny import CPU, task_settings
 
-from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.models.backbone import BackboneWeights
-from bertvision_stream.models.prepare import PreparedBackbone
+from bertvision_stream.models.job import Job
 from bertvision_stream.settings.settings import TaskSettings
-from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.placement import ClusterResources, Placement
 from bertvision_stream.stream.plan import Position
@@ -44,31 +42,25 @@ def job_of(
     corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources, *overrides: str
 ) -> Job:
     settings = task_settings(TASK.name, "mode=search", "search.searcher=random", *overrides)
-    splits = {
-        name: Split(name, [("",)] * store.num_examples, store.labels)
-        for name, store in corpus.stores.items()
-    }
-    return Job(
-        settings=settings,
-        data=TaskData(TASK, splits.pop(TRAIN), tuple(splits.values()), ()),
-        source="",
-        tokenizer=tiny_tokenizer(),
-        cluster=cluster,
-        placement=Placement(1, 0.5, 0, 1, 0, 1),
-        corpus=corpus,
-        block_tokens=512,
+    return make_job(
+        settings,
+        TASK,
+        corpus,
+        weights,
+        SHAPE,
         plan=plan_of(settings, corpus, cluster, num_extractors=1),
-        shape=SHAPE,
-        backbone=PreparedBackbone(weights, None, 0.0, True, {}),
-        store_bytes=cluster.free_store_bytes(0),
+        placement=Placement(1, 0.5, 0, 1, 0, 1),
+        cluster=cluster,
     )
 
 
-def search(job: Job, folder: Path, **options: Any) -> tuple[SearchOutcome, Search]:
+def search(
+    job: Job, folder: Path, *, resume: bool = False, say: Callable[[str], object] = print
+) -> tuple[SearchOutcome, Search]:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(job.settings.model_dump()))
-    options = {"resume": False, "show_progress": False, "say": print, **options}
-    return search_heads(job, folder, **options), read_search(folder)
+    with listening(say):
+        return search_heads(job, folder, resume=resume), read_search(folder)
 
 
 def alone(job: Job, settings: TaskSettings) -> HeadResult:

@@ -19,6 +19,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 
 from actors.records import BlockReceipt, DeliveryReply, EpochEnd
 from actors.stream import FeatureStream
+from bertvision_stream.settings.groups import StreamSettings
 from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.budget import plan_budget
 from bertvision_stream.stream.plan import DeliveryStatus, Position, StreamPlan
@@ -171,8 +172,7 @@ class World:
             validation,
             num_train=num_train,
             seed=1,
-            budget="auto",
-            cache=int(share * sum(sizes.values())),
+            settings=StreamSettings(cache=int(share * sum(sizes.values()))),
             store_bytes=sum(self.stores.values()),
             num_nodes=len(self.stores),
             num_extractors=NUM_EXTRACTORS,

@@ -121,7 +121,7 @@ def test_extractors_that_die_all_at_once(
 ) -> None:
     kills = {(0, 3): "FeatureExtractor", (1, 5): "FeatureExtractor"}
     trainer = recording_trainer(tmp_path, kills=kills)
-    monkeypatch.setattr("actors.stream_actors.HeadTrainer", trainer)
+    monkeypatch.setattr("actors.trainer.HeadTrainer", trainer)
     heads = {"head": settings_of("stream.cache=1MiB", "extract.codec=int8")}
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=2)
     assert 0 < len(plan.budget.pinned) < len(plan.block_bytes)
@@ -147,7 +147,7 @@ def test_extractors_that_die_at_random_and_a_stream_that_dies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer = recording_trainer(tmp_path, kills={(1, 7): "FeatureStream"}, seconds=0.05)
-    monkeypatch.setattr("actors.stream_actors.HeadTrainer", trainer)
+    monkeypatch.setattr("actors.trainer.HeadTrainer", trainer)
     heads = {
         "head": settings_of("stream.cache=2MiB", "head.dropout=0.1"),
         "other": settings_of("train.batch_size=5", "head.kind=scalar_mix"),
@@ -190,7 +190,7 @@ def test_a_trainer_that_dies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer = recording_trainer(tmp_path, kills={(0, 2): "self", (2, 9): "self"})
-    monkeypatch.setattr("actors.stream_actors.HeadTrainer", trainer)
+    monkeypatch.setattr("actors.trainer.HeadTrainer", trainer)
     heads = {"head": settings_of("head.dropout=0.1")}
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
     outcome = stream(plan, heads, corpus, weights, num_extractors=1)
@@ -214,7 +214,7 @@ def test_a_trainer_that_dies_again_and_again(
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().consume(position, key, encoded)
 
-    monkeypatch.setattr("actors.stream_actors.HeadTrainer", MortalTrainer)
+    monkeypatch.setattr("actors.trainer.HeadTrainer", MortalTrainer)
     heads = {"head": settings_of()}
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
     kept: list[Checkpoint] = []
@@ -275,7 +275,7 @@ def test_an_extractor_that_joins(
                 made_by.write_text(f"{info} {len(ray.util.list_named_actors())}")
             return super().consume(position, key, encoded)
 
-    monkeypatch.setattr("actors.stream_actors.HeadTrainer", JoinedTrainer)
+    monkeypatch.setattr("actors.trainer.HeadTrainer", JoinedTrainer)
     heads = {"head": settings_of("stream.cache=0")}
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
     outcome = stream(plan, heads, corpus, weights, num_extractors=1)

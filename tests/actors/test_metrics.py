@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 from conftest import REPOSITORY
+from jobs import make_job
 from prometheus_client.parser import text_string_to_metric_families
 from streams import (  # noqa: F401
     SHAPE,
@@ -39,6 +40,7 @@ from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.stream.pool import IdleTime
 from bertvision_stream.stream.stats import StreamStats
+from bertvision_stream.training.head_job import HeadJob
 
 GRAFANA = REPOSITORY / "docs" / "grafana.json"
 EXPORTED = {f"ray_{name}_total" for name in COUNTERS} | {
@@ -154,17 +156,9 @@ def test_metrics_of_a_real_stream(
     """What the endpoint serves is what stream and trainer have counted; a head goes at the end."""
     heads = {"stays": settings_of(epochs=2), "goes": settings_of(epochs=2, lr=1e-3)}
     plan = plan_of(heads["stays"], corpus, cluster, num_extractors=1)
-    stream_actors = start_stream_actors(
-        plan,
-        placement_of(num_extractors=1),
-        settings=heads["stays"],
-        task=TASK,
-        corpus=corpus,
-        weights=weights,
-        shape=SHAPE,
-        heads=[heads],
-        show_progress=False,
-    )
+    placement = placement_of(num_extractors=1)
+    job = make_job(heads["stays"], TASK, corpus, weights, SHAPE, plan=plan, placement=placement)
+    stream_actors = start_stream_actors(job, [{n: HeadJob(s) for n, s in heads.items()}])
     try:
         assert sorted(name or "" for name in living_actors()) == [
             f"{stream_actors.name}-feature-stream",

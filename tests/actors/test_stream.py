@@ -125,7 +125,7 @@ def test_the_smallest_budget(
     assert not plan.budget.pinned
     some_for_ray = 10_000  # what it adds to each object
     trainer = measuring_trainer(plan.budget.total_bytes + some_for_ray)
-    monkeypatch.setattr("actors.stream_actors.HeadTrainer", trainer)
+    monkeypatch.setattr("actors.trainer.HeadTrainer", trainer)
     outcome = stream(plan, heads, corpus, weights, num_extractors=1)
     assert_same_numbers(outcome, heads, corpus, weights)
     assert_made_as_planned(outcome, plan)

@@ -22,7 +22,8 @@ from streams import (
     stream,
 )
 
-from actors.cluster import OWN_CLUSTER, cluster_resources
+from actors.cluster import cluster_resources
+from actors.ray_private import OWN_CLUSTER
 
 MIB = 2**20
 STORE_BYTES = 100 * MIB

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from tiny import HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model, task_settings
 
+from actors.cluster import planned_cluster
 from benchmarks.layouts import A100, L4, LARGE, QQP, T4, Layout, Rows, Shape, count
 from benchmarks.scaling import DOCUMENT, render
 from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.models.backbone import load_tokenizer
 from bertvision_stream.models.sources import MINILM, locate
+from bertvision_stream.modes.inputs import TaskInputs
 from bertvision_stream.modes.plan import make_plan
 from bertvision_stream.modes.planned_backbone import find_planned
 from bertvision_stream.settings.tasks import TASKS
@@ -65,7 +67,8 @@ def test_a_layout_is_estimated_as_mode_plan_does(
         f"stream.cache={'auto' if cached else 0}",
     )
     data = TaskData(TASKS["cola"], train, (validation,), ())
-    plan = make_plan(settings, data, find_planned(settings), lambda line: None)
+    inputs = TaskInputs(settings, data, "", find_planned(settings))
+    plan = make_plan(inputs, planned_cluster(settings))
     assert plan.train_tokens + plan.validation_tokens == layout.rows.tokens
     assert plan.chosen.token_bytes == layout.shape.token_bytes()
     assert plan.chosen.cached_share == layout.plan.budget.cached_share == cached

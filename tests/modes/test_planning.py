@@ -25,22 +25,24 @@ from tiny import (
     tiny_tokenizer,
 )
 
+from actors.cluster import planned_cluster
 from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.data.tokenize import tokens_of
 from bertvision_stream.data.tokens import tokenize
-from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone, load_classifier, load_config
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.modes import plan as planning
 from bertvision_stream.modes.calibration import calibrate, made_up_model, sample_blocks
+from bertvision_stream.modes.inputs import TaskInputs
 from bertvision_stream.modes.plan import make_plan
 from bertvision_stream.modes.planned_backbone import find_planned
+from bertvision_stream.modes.preparation import plan_job, tokenize_task
 from bertvision_stream.report.plan import RunPlan, plan_json, render_plan
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.cost_model import Speeds
-from bertvision_stream.stream.placement import ClusterResources
+from bertvision_stream.stream.placement import ClusterResources, Placement
 from bertvision_stream.utils.errors import BackboneError, ConfigError
 
 GIVEN = ("plan.extractors=64", "plan.tokens_per_second=1000")
@@ -74,7 +76,8 @@ def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def plan_with(encoder: Path | str, *overrides: str) -> RunPlan:
     length = f"data.max_length={MAX_LENGTH}"
     settings = task_settings("cola", "mode=plan", f"backbone={encoder}", length, *overrides)
-    return make_plan(settings, DATA, find_planned(settings), lambda line: None)
+    inputs = TaskInputs(settings, DATA, "", find_planned(settings))
+    return make_plan(inputs, planned_cluster(settings))
 
 
 def test_bytes_are_those_of_real_blocks(this_machine: None, encoder: Path):
@@ -109,7 +112,8 @@ def test_windows_are_planned_as_they_are(this_machine: None, tmp_path: Path):
     length = f"data.max_length={MAX_LENGTH}"
     settings = task_settings("squad_v2", "mode=plan", f"backbone={tmp_path}", length)
     data = TaskData(TASKS["squad_v2"], splits[0], (splits[1],), ())
-    plan = make_plan(settings, data, find_planned(settings), lambda line: None)
+    inputs = TaskInputs(settings, data, "", find_planned(settings))
+    plan = make_plan(inputs, planned_cluster(settings))
     stores = {s.name: tokens_of(s, wordpiece(), settings.data) for s in splits}
     assert plan.train_examples == stores[TRAIN].num_examples > 60
     model, _ = load_classifier(str(tmp_path), num_labels=2, per_token=True)
@@ -220,19 +224,14 @@ def test_a_made_up_model_has_finite_states(encoder: Path):
     block = BlockExtractor(backbone, corpus, "fp32").extract(corpus.blocks[TRAIN][0].key)
     assert np.isfinite(block.hidden).all()
     assert block.hidden.std() > 0
-    settings = task_settings("cola", "backbone.dtype=fp32")
-    shape = HeadShape(NUM_LAYERS, HIDDEN_SIZE, 2, MAX_LENGTH)
-    found = calibrate(
-        config,
-        store,
-        DATA.task,
-        shape,
-        settings,
-        device=CPU,
-        num_threads=1,
-        forward_flops=1e6,
-        heads=0,
+    options = ("mode=plan", "backbone.dtype=fp32", "plan.head_tokens_per_second=1000")
+    settings = task_settings(
+        "cola", f"backbone={encoder}", f"data.max_length={MAX_LENGTH}", *options
     )
+    tokenized = tokenize_task(TaskInputs(settings, DATA, "", find_planned(settings)))
+    here = ClusterResources(num_cpus=1, num_gpus=0, num_nodes=1, store_bytes=STORE)
+    job = plan_job(tokenized, here, Placement(1, 1, 0, 1, 0, 1))
+    found = calibrate(job, forward_flops=1e6)
     assert found.train_tokens_per_second is None
     assert found.dtype == "fp32"
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jobs import listening
 from tiny import random_lengths, task_settings, tiny_classifier, tiny_tokenizer, token_store
 
 from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.data.tokenize import tokenize_splits
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.models.backbone import BackboneWeights
-from bertvision_stream.modes.job import check_unchanged, resume_facts
+from bertvision_stream.modes.preparation import check_unchanged
+from bertvision_stream.settings.groups import StreamSettings
 from bertvision_stream.settings.settings import ResolvedData
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.stream.blocks import TRAIN, BlockFormat, BlockKey
@@ -43,7 +45,8 @@ def test_splits_are_tokenized_and_counted():
     )
     said: list[str] = []
     config = tiny_classifier().config
-    stores = tokenize_splits(data, tiny_tokenizer(), limit(8), config, said.append)
+    with listening(said.append):
+        stores = tokenize_splits(data, tiny_tokenizer(), limit(8), config)
     assert {name: store.lengths.tolist() for name, store in stores.items()} == {
         TRAIN: [4, 3],
         "dev": [8],
@@ -56,8 +59,8 @@ def test_examples_longer_than_the_positions_of_the_backbone():
     config = tiny_classifier(max_position_embeddings=32).config
     expected = "data.max_length=33 is more than the 32 positions of the backbone"
     with pytest.raises(ConfigError, match=f"^{expected}$"):
-        tokenize_splits(data, tiny_tokenizer(), limit(33), config, print)
-    assert TRAIN in tokenize_splits(data, tiny_tokenizer(), limit(32), config, lambda said: None)
+        tokenize_splits(data, tiny_tokenizer(), limit(33), config)
+    assert TRAIN in tokenize_splits(data, tiny_tokenizer(), limit(32), config)
 
 
 def stores_of(num_train: int = 200, longest: int = 90) -> dict[str, TokenStore]:
@@ -130,8 +133,7 @@ def test_windows_of_a_large_bert_stream_within_a_small_budget():
             corpus.validation_keys,
             num_train=100,
             seed=0,
-            budget=budget,
-            cache=0,
+            settings=StreamSettings(budget=budget, cache=0),
             store_bytes=2**32,
             num_nodes=1,
             num_extractors=2,
@@ -148,8 +150,7 @@ def plan_of(*, cache: int, num_epochs: int = 5) -> StreamPlan:
         validation,
         num_train=50,
         seed=1,
-        budget="auto",
-        cache=cache,
+        settings=StreamSettings(cache=cache),
         store_bytes=1000 * MIB,
         num_nodes=1,
         num_extractors=2,
@@ -224,7 +225,11 @@ def test_what_a_resumed_run_must_find_unchanged():
     assert renamed.fingerprint() != weights[0].fingerprint()
 
 
-FACTS = resume_facts(corpus_of(), "weights", 256)
+FACTS = {
+    "block_tokens": 256,
+    "corpus": corpus_of().fingerprint(),
+    "backbone": "weights",
+}  # `Job.facts`
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run_here
+from jobs import make_job
 from searches import assert_searched
 from span_rows import generated_rows, wordpiece, write_squad
 from streams import assert_bounded, assert_same_head, nothing_is_left  # noqa: F401
@@ -19,7 +20,7 @@ from test_span_training import MAX_LENGTH, SQUAD, VOCAB, make_corpus, settings_o
 from tiny import CPU, HIDDEN_SIZE, NUM_LAYERS, one_thread, tiny_classifier  # noqa: F401
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from actors.engine import run_stream
+from actors.engine import RayEngine
 from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone, BackboneWeights
 from bertvision_stream.models.extract import BlockExtractor, validation_logits
@@ -53,18 +54,9 @@ def test_streamed_windows_have_the_numbers_of_one_process(cluster: ClusterResour
         store_bytes=cluster.free_store_bytes(0),
     )
     assert 0 < len(plan.budget.pinned) < len(plan.block_bytes)
-    outcome = run_stream(
-        plan,
-        Placement(2, 0.5, 0, 1, 0, 1),
-        settings=settings,
-        task=SQUAD,
-        corpus=corpus,
-        weights=weights,
-        heads={"head": settings},
-        shape=shape,
-        show_progress=False,
-        say=lambda message: None,
-    )
+    placement = Placement(2, 0.5, 0, 1, 0, 1)
+    job = make_job(settings, SQUAD, corpus, weights, shape, plan=plan, placement=placement)
+    outcome = RayEngine().run(job, {"head": HeadJob(settings)})
     assert_bounded(outcome, plan)
     backbone = Backbone(weights.build(), device=CPU, dtype=torch.float32)
     training = make_training(corpus, SQUAD, {"head": HeadJob(settings)}, shape, device=CPU)

@@ -16,10 +16,12 @@ from span_rows import generated_rows, split_of, wordpiece
 from test_span_training import SQUAD
 from tiny import CPU, HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model, task_settings, tiny_tokenizer
 
+from actors.engine import RayEngine
 from bertvision_stream.data.splits import Split, TaskData, nested_sample, take_fraction
 from bertvision_stream.data.tokenize import tokenize_splits
 from bertvision_stream.data.tokens import tokenize
 from bertvision_stream.data.windows import tokenize_windows
+from bertvision_stream.modes.inputs import TaskInputs
 from bertvision_stream.modes.run_folder import open_run_folder
 from bertvision_stream.report.study import (
     BERT,
@@ -37,6 +39,7 @@ from bertvision_stream.report.study import (
 )
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.stream.blocks import TRAIN
+from bertvision_stream.training.outcome import StreamOutcome
 from bertvision_stream.utils.errors import ConfigError
 
 TASK = TASKS["cola"]
@@ -77,12 +80,12 @@ def test_tokens_of_the_same_rows_are_made_once():
     data = make_data()
     settings = task_settings("cola", f"data.max_length={MAX_LENGTH}").data
     config = SimpleNamespace(max_position_embeddings=64)
-    made = [tokenize_splits(data, tiny_tokenizer(), settings, config, print) for _ in range(2)]
+    made = [tokenize_splits(data, tiny_tokenizer(), settings, config) for _ in range(2)]
     assert made[0] is made[1]
     shorter = settings.model_copy(update={"max_length": 8})
-    assert tokenize_splits(data, tiny_tokenizer(), shorter, config, print)[TRAIN].lengths.max() == 8
+    assert tokenize_splits(data, tiny_tokenizer(), shorter, config)[TRAIN].lengths.max() == 8
     other = take_fraction(data, fraction=0.5, seed=1)
-    store = tokenize_splits(other, tiny_tokenizer(), settings, config, print)[TRAIN]
+    store = tokenize_splits(other, tiny_tokenizer(), settings, config)[TRAIN]
     assert (store.input_ids == tokenize(other.train, tiny_tokenizer(), MAX_LENGTH).input_ids).all()
 
 
@@ -214,14 +217,12 @@ def test_plots(tmp_path: Path):
 
 @pytest.mark.ray
 def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: Any) -> None:
-    from bertvision_stream.modes.job import Job, prepare_job
-
     from bertvision_stream.heads.shape import HeadShape
     from bertvision_stream.models.backbone import Backbone
     from bertvision_stream.models.extract import BlockExtractor, validation_logits
+    from bertvision_stream.models.job import Job
     from bertvision_stream.modes.local import train_in_process
     from bertvision_stream.modes.study import run_study, subset_rows
-    from bertvision_stream.settings.settings import TaskSettings
     from bertvision_stream.stream.corpus import Corpus
     from bertvision_stream.training.head_job import HeadJob
     from bertvision_stream.training.head_training import make_training
@@ -248,21 +249,17 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
     parts = [(1.0, 0.0), (1.0, 1.0), (0.3, 1.0)]  # no stream of BERT as it is for fewer rows
     jobs: list[Job] = []
 
-    def prepare(part: TaskSettings, rows: TaskData) -> Job:
-        if len(jobs) == interrupted_after:
-            raise KeyboardInterrupt
-        source, say = str(tmp_path / "encoder"), lambda line: None
-        job = prepare_job(
-            part, rows, source, block_tokens=None, reuse=True, show_progress=False, say=say
-        )
-        jobs.append(job)
-        return job
+    class InterruptedEngine(RayEngine):
+        def run(self, job: Job, *args: Any, **options: Any) -> StreamOutcome:
+            if len(jobs) == interrupted_after:
+                raise KeyboardInterrupt
+            jobs.append(job)
+            return super().run(job, *args, **options)
 
     def study_of(rows: TaskData, *, resume: bool) -> Study:
-        said: list[str] = []
         path = tmp_path / "checkpoints" / "study.json"
-        options = {"resume": resume, "show_progress": False, "say": said.append}
-        return run_study(settings, rows, path, prepare=prepare, **cast(Any, options))
+        inputs = TaskInputs(settings, rows, str(tmp_path / "encoder"))
+        return run_study(inputs, path, engine=InterruptedEngine(), resume=resume)
 
     interrupted_after: int | None = 2
     with pytest.raises(KeyboardInterrupt):

@@ -65,7 +65,7 @@ class Runs:
         self.failures = failures
         self.ran: list[tuple[str, int]] = []
 
-    def __call__(self, inputs: TaskInputs, command: str, *, after_search: object = None) -> Path:
+    def __call__(self, inputs: TaskInputs, command: str, runtime: object) -> Path:
         task, seed = inputs.settings.task, inputs.settings.seed
         self.ran.append((task, seed))
         if error := self.failures.get((task, seed)):
@@ -86,7 +86,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Runs]
     def make(**failures: BaseException) -> Runs:
         wrong = {(name.split("_")[0], int(name.split("_")[1])): e for name, e in failures.items()}
         made = Runs(tmp_path, wrong)
-        monkeypatch.setattr(run, "run_task", made)
+        monkeypatch.setattr("bertvision_stream.modes.suite.run_task", made)
+        monkeypatch.setattr("bertvision_stream.modes.train.run_task", made)
         monkeypatch.setattr("bertvision_stream.modes.inputs.read_inputs", read)
         monkeypatch.chdir(tmp_path)
         return made

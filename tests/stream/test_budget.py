@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bertvision_stream.settings.groups import StreamSettings
 from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.budget import STORE_SHARE, Budget, max_blocks, plan_budget
 from bertvision_stream.utils.errors import ConfigError
@@ -29,9 +30,11 @@ def block_sizes(
 
 
 def plan(sizes: Mapping[BlockKey, int], validation: Sequence[BlockKey], **changed: Any) -> Budget:
+    settings = StreamSettings.model_construct(  # a cache above its budget among them
+        budget=changed.pop("budget", "auto"), cache=changed.pop("cache", "auto")
+    )
     options = {
-        "budget": "auto",
-        "cache": "auto",
+        "settings": settings,
         "store_bytes": 10_000 * MIB,
         "num_nodes": 1,
         "num_extractors": 2,

@@ -9,6 +9,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
+from bertvision_stream.settings.groups import StreamSettings
 from bertvision_stream.settings.types import Codec
 from bertvision_stream.stream.blocks import (
     NUM_STRATA,
@@ -46,8 +47,7 @@ def plan_of(
         validation,
         num_train=num_blocks,
         seed=SEED,
-        budget=2 * epoch_bytes,
-        cache=round(share * epoch_bytes),
+        settings=StreamSettings(budget=2 * epoch_bytes, cache=round(share * epoch_bytes)),
         store_bytes=3 * epoch_bytes,
         num_nodes=1,
         num_extractors=2,

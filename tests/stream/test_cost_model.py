@@ -13,6 +13,7 @@ from tiny import random_lengths, tiny_classifier
 from torch.utils.flop_counter import FlopCounterMode
 
 from bertvision_stream.heads.adapter_pooler import adapt
+from bertvision_stream.settings.groups import StreamSettings
 from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.budget import plan_budget
 from bertvision_stream.stream.cost_model import (
@@ -50,8 +51,7 @@ def plan_of(*, cache: int, num_epochs: int = 4) -> StreamPlan:
         keys[30:],
         num_train=30,
         seed=1,
-        budget="auto",
-        cache=cache,
+        settings=StreamSettings(cache=cache),
         store_bytes=10**9,
         num_nodes=1,
         num_extractors=2,

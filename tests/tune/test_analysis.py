@@ -219,7 +219,7 @@ def test_paths_without_a_search(tmp_path: Path, capsys, monkeypatch):
     assert capsys.readouterr().err == (
         f"{tmp_path} holds 2 searches; give one of {tmp_path}/a/tune, {tmp_path}/b/tune\n"
     )
-    monkeypatch.setattr("tune.analysis.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tune.trials.time.sleep", lambda seconds: None)
     with pytest.raises(ConfigError, match="/a/tune: the state of the search cannot be read: "):
         read_search(tmp_path / "a")
     assert main(["--help"]) == 0

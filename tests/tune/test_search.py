@@ -25,7 +25,6 @@ from streams import (  # noqa: F401
 from tiny import CPU, one_thread, task_settings, tiny_tokenizer  # noqa: F401
 
 from bertvision_stream.models.backbone import BackboneWeights
-from bertvision_stream.modes.job import Job
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.utils.errors import SearchError
@@ -116,7 +115,7 @@ def test_searchers(
     settings = job.settings.model_copy(
         update={"search": job.settings.search.model_copy(update={"searcher": searcher})}
     )
-    _, found = search(Job(**{**job.__dict__, "settings": settings}), tmp_path)
+    _, found = search(replace(job, settings=settings), tmp_path)
     assert [trial.status for trial in found.trials] == ["finished"] * 4
     assert len({str(trial.config) for trial in found.trials}) == 4
     for trial in found.trials:
