@@ -1,0 +1,67 @@
+"""What is used of Ray beyond its public interface is there, and a run goes on without it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+
+import pytest
+import ray
+from ray.train.torch import TorchTrainer
+
+from actors import ray_private
+from bertvision_stream.stream.placement import ClusterResources
+
+USED = {
+    "ray._private.ray_constants": "ENABLE_RAY_CLUSTER",
+    "ray._private.authentication.authentication_utils": "is_token_auth_enabled",
+    "ray._private.internal_api": "get_memory_info_reply",
+    "ray._private.resource_and_label_spec": "ResourceAndLabelSpec",
+    "ray.train.v2._internal.callbacks.placement_group_callback": "PlacementGroupCleanerCallback",
+}
+
+
+@pytest.mark.parametrize("module", USED)
+def test_this_version_of_ray_has_it(module: str) -> None:
+    assert hasattr(importlib.import_module(module), USED[module])
+
+
+def test_ray_train_asks_for_its_callbacks_where_we_filter_them() -> None:
+    assert hasattr(TorchTrainer, "_create_default_callbacks")
+
+
+def test_ray_init_takes_a_system_config() -> None:
+    assert "_system_config" in inspect.getsource(ray.init)
+
+
+@pytest.fixture
+def public_ray_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray without the modules that we use of its private ones."""
+    for module in USED:
+        monkeypatch.setitem(sys.modules, module, None)
+        parent, _, name = module.rpartition(".")
+        if name == "ray_constants":  # `from package import module` finds the attribute
+            monkeypatch.delattr(importlib.import_module(parent), name)
+
+
+def test_without_it_a_run_goes_on(public_ray_only: None, caplog: pytest.LogCaptureFixture) -> None:
+    with ray_private.servers_on_loopback():
+        pass
+    assert not ray_private.dashboard_wants_token()
+    found = ray_private.resources_of_this_machine()
+    assert found["CPU"] >= 1
+    assert found["object_store_memory"] > 2**20
+    callbacks = [object()]
+    assert ray_private.without_group_cleaner(callbacks) == callbacks
+    counted = ray_private.store_counters()
+    assert (counted.spilled_bytes, counted.fallback_bytes) == (0, 0)
+
+
+@pytest.mark.ray
+def test_the_counters_of_a_cluster(cluster: ClusterResources) -> None:
+    ref = ray.put(bytes(2**20))
+    counted = ray_private.store_counters()
+    assert counted.used_bytes >= 2**20
+    assert (counted.spilled_bytes, counted.fallback_bytes) == (0, 0)
+    del ref
