@@ -112,7 +112,7 @@ def search_heads(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
             ray.remote(EpochBarrier)
             .options(
                 num_cpus=0,
-                name=f"{stream_actors.name}-search-barrier",
+                name=f"{stream_actors.name}-epoch-barrier",
                 scheduling_strategy=on_this_node(),
             )
             .remote(settings.search.num_trials - _num_ended(folder, resume), max_concurrent)
