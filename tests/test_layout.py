@@ -11,6 +11,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -30,6 +31,12 @@ ROOMS = (
 # The two files of the library itself look upward: the command line, and what `import
 # bertvision_stream` offers. They do so inside functions, so that importing them stays light.
 DOORS = (LIBRARY, f"{LIBRARY}.run")
+
+# The only files that import what other projects keep private.
+PRIVATE = {"ray": "actors.ray_private", "transformers": f"{LIBRARY}.models.transformers_private"}
+
+# Modules of transformers that its documentation does not promise, though no underscore says so.
+NOT_PROMISED = ("transformers.initialization", "transformers.utils.generic")
 
 MOST_PARAMETERS = 8
 
@@ -82,21 +89,24 @@ def imports(module: str) -> Iterator[Import]:
 
 
 def modules_named(node: ast.AST) -> list[str]:
-    """What is imported here of this repository."""
-    names: list[str] = []
+    """What is imported here; of other projects with the name that is taken from a module."""
     if isinstance(node, ast.Constant) and "." in str(node.value):
-        names = [str(node.value)] if node.value in FILES else []
-    elif isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        assert not node.level, f"line {node.lineno}: imports begin with the name of a package"
-        members = [f"{node.module}.{alias.name}" for alias in node.names]
-        names = [name if name in FILES else str(node.module) for name in members]
-    ours = (LIBRARY, "actors", "tune", "benchmarks", "tests", "tools")
-    return [name for name in names if name.partition(".")[0] in ours]
+        return [str(node.value)] if node.value in FILES else []
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    assert not node.level, f"line {node.lineno}: imports begin with the name of a package"
+    members = [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name if name in FILES or not is_ours(name) else str(node.module) for name in members]
 
 
-IMPORTS = [each for module in FILES for each in imports(module)]
+def is_ours(name: str) -> bool:
+    return name.partition(".")[0] in (LIBRARY, "actors", "tune", "benchmarks", "tests", "tools")
+
+
+ALL_IMPORTS = [each for module in FILES for each in imports(module)]
+IMPORTS = [each for each in ALL_IMPORTS if is_ours(each.imported)]
 
 
 def report(wrong: Sequence[str]) -> None:
@@ -150,6 +160,24 @@ def test_the_documentation_has_a_row_for_each_room():
     text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(rf"^\| `(?:{LIBRARY}/)?(\w+)/` \|", text, re.MULTILINE)
     assert tuple(rows) == ROOMS, "docs/architecture.md has a table of rooms, the ground first"
+
+
+def test_what_others_keep_private_stands_in_one_file_each():
+    wrong = []
+    for each in ALL_IMPORTS:
+        name = each.imported
+        home = PRIVATE.get(name.partition(".")[0], each.importer)
+        if each.importer != home and ("._" in name or name.startswith(NOT_PROMISED)):
+            wrong.append(f"{each}, which only {home} may do")
+    report(wrong)
+
+
+def test_each_dependency_has_its_reason_in_the_documentation():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = [re.split("[<>=]", each)[0] for each in project["project"]["dependencies"]]
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Dependencies")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)) == sorted(needed)
 
 
 def test_functions_have_at_most_eight_parameters():
