@@ -114,7 +114,7 @@ def report(wrong: Sequence[str]) -> None:
         pytest.fail("\n".join(dict.fromkeys(wrong)), pytrace=False)  # each line once
 
 
-def test_a_room_imports_only_itself_and_rooms_below():
+def test_a_room_imports_only_itself_and_rooms_before_it():
     from_rooms = [each for each in IMPORTS if each.importer not in DOORS]
     report(
         [
@@ -178,6 +178,13 @@ def test_each_dependency_has_its_reason_in_the_documentation():
     text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     section = text.partition("\n## Dependencies")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)) == sorted(needed)
+
+
+def test_the_documentation_names_files_that_exist():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = [f"/{path}" for path in (*FILES.values(), *(REPOSITORY / "tests").rglob("*.py"))]
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert [name for name in named if not any(f.endswith(f"/{name}") for f in files)] == []
 
 
 def test_functions_have_at_most_eight_parameters():
