@@ -31,7 +31,7 @@ from benchmarks.stacked_heads import NUM_TOKENS, SHAPE, Steps, milliseconds
 from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone
 from bertvision_stream.modes.calibration import calibrate
-from bertvision_stream.report.tables import markdown_grid
+from bertvision_stream.report.tables import Table
 from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.codecs import EncodedBlock
@@ -309,7 +309,7 @@ def _flops_grid(rows: Rows, product: str, speed: float, dtype: torch.dtype) -> I
 
 
 def _grid(header: list[str], rows: Rows) -> list[str]:
-    return markdown_grid([("", name) for name in header], rows).splitlines()
+    return Table(header, rows).markdown().splitlines()
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from benchmarks.layouts import (
     Rows,
     Shape,
 )
-from bertvision_stream.report.tables import markdown_grid
+from bertvision_stream.report.tables import Table
 from bertvision_stream.settings.types import Codec
 
 CODECS: tuple[Codec, ...] = ("bf16", "int8")
@@ -158,4 +158,4 @@ def _milli(seconds: float) -> str:
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return markdown_grid([("", name) for name in header], [list(row) for row in rows]).split("\n")
+    return Table(header, rows).markdown().split("\n")

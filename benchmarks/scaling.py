@@ -35,7 +35,7 @@ from benchmarks.layouts import (
     Shape,
     count,
 )
-from bertvision_stream.report.tables import markdown_grid
+from bertvision_stream.report.tables import Table
 from bertvision_stream.settings.types import Codec
 from bertvision_stream.stream.cost_model import (
     GIGABIT_BYTES,
@@ -364,7 +364,7 @@ def _short(seconds: float) -> str:
 
 
 def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return markdown_grid([("", name) for name in header], [list(row) for row in rows])
+    return Table(header, rows).markdown()
 
 
 def main() -> int:

@@ -14,8 +14,10 @@ from bertvision_stream.data.custom import custom_task
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape, hidden_shape
 from bertvision_stream.models.backbone import BackboneWeights
-from bertvision_stream.models.export import export_model
+from bertvision_stream.models.export import backbone_source, export_model
 from bertvision_stream.models.finetuned_store import save_finetuned
+from bertvision_stream.models.prepare import PreparedBackbone
+from bertvision_stream.report.model_card import render_card
 from bertvision_stream.settings.settings import dotted
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.utils.files import write_json
@@ -91,14 +93,18 @@ def export_tiny(
     save_finetuned(exported.backbone_folder, weights, tiny_tokenizer(), {})
     scores = dict.fromkeys(facts.metrics, (0.5, 0.625, 0.75))
     report = report_on("rte", split_result("validation", 100, **scores))
+    report = replace(report, task=facts, settings=dotted(settings.model_dump()))
+    stored = exported.backbone_folder if finetuned_here else None
+    backbone = PreparedBackbone(weights, stored, 0.0, True, {})
+    source = backbone_source(exported.folder, settings, backbone)
     export_model(
         exported.folder,
         head=head.state_dict(),
         settings=settings,
-        backbone=weights,
-        backbone_folder=exported.backbone_folder if finetuned_here else None,
+        task=facts,
+        backbone=backbone,
         tokenizer=tiny_tokenizer(),
-        report=replace(report, task=facts, settings=dotted(settings.model_dump())),
+        card=render_card(report, backbone_source=source),
     )
     write_json(exported.run / "config.json", settings.model_dump())
     write_json(exported.run / "metrics.json", {})

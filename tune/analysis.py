@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, get_args
 
-from bertvision_stream.report.tables import text_grid
+from bertvision_stream.report.tables import Table
 from bertvision_stream.settings.search_dimensions import show
 from bertvision_stream.utils.errors import ConfigError, SearchError, UserError
 from bertvision_stream.utils.units import format_seconds
@@ -58,8 +58,7 @@ def trial_table(search: Search) -> pd.DataFrame:
 
 def render_trials(search: Search) -> str:
     """The table of trials for a console, the best trial, and why others are out."""
-    header = [("", "trial"), ("", "status"), ("", SCORE), ("", "epochs"), ("", "time")]
-    header += [("", key) for key in search.keys]
+    titles = ["trial", "status", SCORE, "epochs", "time", *search.keys]
     rows = [
         [
             str(trial.number),
@@ -73,7 +72,11 @@ def render_trials(search: Search) -> str:
     ]
     counts = Counter(trial.status for trial in search.trials)
     listed = ", ".join(f"{counts[name]} {name}" for name in get_args(Status) if counts[name])
-    lines = [f"{search.name}: {len(search.trials)} trials, {listed}", "", text_grid(header, rows)]
+    lines = [
+        f"{search.name}: {len(search.trials)} trials, {listed}",
+        "",
+        Table(titles, rows).text(),
+    ]
     facts = [f"trial {t.number} {t.status}: {t.failure}" for t in search.trials if t.failure]
     facts += ["", _verdict(search), BEST_RULE]
     return "\n".join(lines + [fill(fact, 100, break_long_words=False) for fact in facts])

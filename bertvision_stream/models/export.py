@@ -17,8 +17,7 @@ from bertvision_stream.models.finetuned_store import save_tokenizer
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.models.head_model import model_class
 from bertvision_stream.models.linked_backbone import encoder_fingerprint
-from bertvision_stream.report.model_card import render_card
-from bertvision_stream.report.records import RunReport
+from bertvision_stream.models.prepare import PreparedBackbone
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task, TaskKind
 from bertvision_stream.utils.files import replacing_folder, write_bytes, write_text
@@ -36,42 +35,60 @@ def export_model(
     *,
     head: Mapping[str, torch.Tensor],
     settings: TaskSettings,
-    backbone: BackboneWeights,
-    backbone_folder: Path | None,
+    task: Task,
+    backbone: PreparedBackbone,
     tokenizer: PreTrainedTokenizerBase,
-    report: RunReport,
+    card: str,
 ) -> None:
     """Write what transformers' auto class of the task's kind loads with `from_pretrained(folder)`.
 
     Args:
-        folder: Replaced if it is there.
-        head: The head's parameters.
-        settings: Of the run.
+        folder: The folder of the model, which is replaced if it exists.
+        head: The head's parameters by name.
+        settings: The settings of the run.
+        task: What the head has learned.
         backbone: The classifier on whose hidden states the head was trained.
-        backbone_folder: Where it is on disk; None where it is as `backbone.name` has it.
-        tokenizer: The backbone's.
-        report: Of the run, for the task and for the model card.
+        tokenizer: The backbone's tokenizer.
+        card: The text of the model card, which becomes `README.md`.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    inside = settings.export.backbone == "inside"
-    config = _config(settings, report.task, backbone)
-    if not inside:
-        config.backbone_source = _source(folder, settings, backbone_folder)
-        if backbone_folder is None:
-            config.backbone_revision = settings.backbone.revision
+    config = _config(settings, task, backbone.weights)
+    config.backbone_source = backbone_source(folder, settings, backbone)
     weights = {f"head.{name}": tensor.numpy() for name, tensor in head.items()}
-    if inside:
-        weights |= {f"backbone.{name}": array for name, array in backbone.arrays.items()}
+    if config.backbone_source is None:
+        weights |= {f"backbone.{name}": array for name, array in backbone.weights.arrays.items()}
+    elif backbone.folder is None:
+        config.backbone_revision = settings.backbone.revision
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = settings.data.max_length
     with replacing_folder(folder) as beside:
         config.save_pretrained(beside)
         write_bytes(beside / SAFE_WEIGHTS_NAME, save(weights, metadata={"format": "pt"}))
         save_tokenizer(beside, tokenizer)
-        card = render_card(report, backbone_source=config.backbone_source)
         write_text(beside / CARD, card)
+
+
+def backbone_source(folder: Path, settings: TaskSettings, backbone: PreparedBackbone) -> str | None:
+    """The folder or the hub id of the backbone that an exported model refers to.
+
+    Args:
+        folder: The folder of the model.
+        settings: The settings of the run.
+        backbone: The backbone of the run.
+
+    Returns:
+        A relative path where the backbone is a result of this run or of an earlier one: it lies in
+        the same output folder, which may be moved as a whole. None where the model holds the
+        backbone itself (`export.backbone=inside`).
+    """
+    if settings.export.backbone == "inside":
+        return None
+    if backbone.folder is not None:
+        return os.path.relpath(backbone.folder.resolve(), folder.resolve())
+    given = Path(settings.backbone.name).expanduser()
+    return str(given.resolve()) if given.is_dir() else settings.backbone.name
 
 
 def _config(settings: TaskSettings, task: Task, backbone: BackboneWeights) -> AdapterPoolerConfig:
@@ -88,17 +105,11 @@ def _config(settings: TaskSettings, task: Task, backbone: BackboneWeights) -> Ad
         problem_type=_PROBLEM_TYPES[task.kind],
         dtype="float32",
     )
-    config.backbone_config.name_or_path = ""  # a folder of the machine that the run was on
+    # It would name a folder of the machine that the run was on.
+    config.backbone_config.name_or_path = ""
+    # On the meta device the model has shapes and no memory: only its parameters' prefix is needed.
     with torch.device("meta"):
         prefix = cls(config).backbone.base_model_prefix
     config.backbone_fingerprint = encoder_fingerprint(backbone.arrays, prefix)
     config.architectures = [cls.__name__]
     return config
-
-
-def _source(folder: Path, settings: TaskSettings, backbone_folder: Path | None) -> str:
-    """Where the backbone is: relative in the same output folder, which may be moved as a whole."""
-    if backbone_folder is not None:
-        return os.path.relpath(backbone_folder.resolve(), folder.resolve())
-    given = Path(settings.backbone.name).expanduser()
-    return str(given.resolve()) if given.is_dir() else settings.backbone.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,12 @@ from bertvision_stream.modes.submission import (
     zip_of,
 )
 from bertvision_stream.report.records import SplitResult, splits_json
-from bertvision_stream.report.tables import text_grid
-from bertvision_stream.report.text import kind_table
+from bertvision_stream.report.text import render_predictions
 from bertvision_stream.settings.settings import Settings
 from bertvision_stream.settings.tasks import GLUE_TASKS
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.files import write_bytes, write_json, write_text
-from bertvision_stream.utils.log import log, logging_to, show_progress
+from bertvision_stream.utils.log import log, logging_to
 from bertvision_stream.utils.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
 from bertvision_stream.utils.units import format_seconds
 
@@ -43,8 +42,8 @@ def read_predictions(settings: Settings) -> list[Prediction]:
     """Find the runs and read the rows, without torch.
 
     Raises:
-        ConfigError: A run cannot be used, or is not one of the task that is given; two are of one
-            task.
+        ConfigError: A run cannot be used, is not of a task that was given, or is of the same task
+            as another run.
         DataError: Rows cannot be found, read or used.
     """
     assert settings.run is not None  # settings refuse mode=predict without it
@@ -68,22 +67,14 @@ def makes_submission(predictions: Iterable[Prediction]) -> bool:
     )
 
 
-def predict(
-    prediction: Prediction,
-    folder: Path,
-    *,
-    source: str,
-    show_progress: bool,
-    say: Callable[[str], None],
-) -> dict[str, str]:
+def predict(prediction: Prediction, folder: Path, *, source: str) -> dict[str, str]:
     """Score rows, and write what comes out.
 
     Args:
         prediction: The run and the rows.
-        folder: For the results; it is there.
-        source: Whose predictions go into files for GLUE: `head`, `bert` or `ensemble`.
-        show_progress: Whether to draw bars.
-        say: Prints a line.
+        folder: The folder of the results; it exists.
+        source: The predictor whose predictions go into files for GLUE: `head`, `bert` or
+            `ensemble`.
 
     Returns:
         Files for GLUE's leaderboard by name, written to the folder as well.
@@ -92,65 +83,45 @@ def predict(
         BackboneError: The model cannot be loaded.
         OutputError: The folder cannot be written.
     """
-    say("starting torch and transformers ...")
+    log.info("starting torch and transformers ...")
     for name, value in (TORCH_ENVIRONMENT | SHARED_CORES).items():
         os.environ.setdefault(name, value)
+    # These import torch, which reads the environment then.
     from bertvision_stream.modes.scoring import Scorer
+    from bertvision_stream.report.predictions import write_predictions
 
     start = time.perf_counter()
     run, task = prediction.run, prediction.run.task
     scorer = Scorer(run)
-    objective = scorer.objective
     files: dict[str, str] = {}
     splits: list[SplitResult] = []
     for rows in prediction.rows:
-        name, num_rows = rows.split.name, len(rows.split)
-        scored = scorer.score(rows.split, show_progress=show_progress)
-        store, scores = scored.store, scored.predictor_scores.by_name()
-        objective.write_predictions(
-            folder, rows.split, store, scored.predictor_scores, labelled=rows.labelled
-        )
-        path = folder / f"predictions_{name}.jsonl"
-        say(f"{name}: {store.describe(run.settings.data.max_length)}: {path}")
+        split, name = rows.split, rows.split.name
+        scored = scorer.score(split)
+        store, scores = scored.store, scored.predictor_scores
+        path = write_predictions(folder, task, split, store, scores, labelled=rows.labelled)
+        log.info("%s: %s: %s", name, store.describe(run.settings.data.max_length), path)
         if rows.labelled:
-            metrics = {key: objective.all_metrics(each, store) for key, each in scores.items()}
-            splits.append(SplitResult(name=name, examples=num_rows, **metrics))
+            splits.append(SplitResult.of(split, scores, scorer.objective, store))
         if file := file_name(task, name):
-            files[file] = render_file(task, scores[source], rows.index)
+            files[file] = render_file(task, scores.by_name()[source], rows.index)
             write_text(folder / file, files[file])
-            if num_rows != expected_rows(task, name):
-                say(
-                    f"note: {file} has {num_rows:,} rows and GLUE's test split "
+            if len(split) != expected_rows(task, name):
+                log.info(
+                    f"note: {file} has {len(split):,} rows and GLUE's test split "
                     f"{expected_rows(task, name):,}: the leaderboard will not take it"
                 )
     if run.settings.finetune.epochs == 0:
-        say("note: BERT's own classifier was not fine-tuned by the run; it may be untrained")
+        log.info("note: BERT's own classifier was not fine-tuned by the run; it may be untrained")
     if splits:
-        _report(folder, run, splits, time.perf_counter() - start, say)
+        _report(folder, run, splits, time.perf_counter() - start)
     return files
 
 
-def _report(
-    folder: Path,
-    run: FinishedRun,
-    splits: Sequence[SplitResult],
-    seconds: float,
-    say: Callable[[str], None],
-) -> None:
-    header = [("", "split"), ("", "examples"), ("", "metric")]
-    header += [("", "BERT"), ("", "head"), ("", "ensemble")]
-    rows = [
-        [
-            split.name,
-            f"{split.examples:,}",
-            metric,
-            *(f"{scores[metric]:.4f}" for scores in (split.bert, split.head, split.ensemble)),
-        ]
-        for split in splits
-        for metric in run.task.metrics
-    ]
-    more = kind_table(run.task, splits, run.settings.evaluate.ensemble)
-    say("\n" + "\n\n".join([text_grid(header, rows), *more]) + f"\nin {format_seconds(seconds)}")
+def _report(folder: Path, run: FinishedRun, splits: Sequence[SplitResult], seconds: float) -> None:
+    """Print the scores of rows with labels, and write them to `metrics.json`."""
+    table = render_predictions(run.task, splits, run.settings.evaluate.ensemble)
+    log.info("\n%s\nin %s", table, format_seconds(seconds))
     content = {
         "task": run.task.name,
         "run": str(run.folder),
@@ -163,23 +134,27 @@ def _report(
     write_json(folder / "metrics.json", content)
 
 
-def write_submission(folder: Path, files: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Write the zip for GLUE's leaderboard, and say what it lacks.
+def write_submission(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the zip for GLUE's leaderboard, and say which files it lacks.
+
+    Args:
+        folder: The folder that the zip goes to.
+        files: The content of each file by its name.
 
     Raises:
         OutputError: It cannot be written.
     """
     write_bytes(folder / ZIP, zip_of(files))
-    say(f"for GLUE's leaderboard: {folder / ZIP} with {', '.join(files)}")
+    log.info("for GLUE's leaderboard: %s with %s", folder / ZIP, ", ".join(files))
     if missing := missing_files(files):
-        say(
+        log.info(
             f"note: GLUE takes a submission of all its files only, and this one lacks "
             f"{', '.join(missing)}; name a run for each of {', '.join(GLUE_TASKS)}: run=[...]"
         )
 
 
 def run_predictions(settings: Settings) -> None:
-    """Score new rows with finished runs; all is checked before the first scores."""
+    """Score new rows with finished runs; everything is checked before the first one is loaded."""
     predictions = read_predictions(settings)
     folders = [open_prediction_folder(settings, each.run.task.name) for each in predictions]
     last = folders[-1]
@@ -189,13 +164,7 @@ def run_predictions(settings: Settings) -> None:
     for prediction, folder in zip(predictions, folders, strict=True):
         with logging_to(folder / LOG):
             log.info("%s: results in %s", prediction.run.task.name, folder)
-            files |= predict(
-                prediction,
-                folder,
-                source=settings.predict.source,
-                show_progress=show_progress(),
-                say=log.info,
-            )
+            files |= predict(prediction, folder, source=settings.predict.source)
     if files:
         with logging_to(last / LOG):
-            write_submission(last, files, log.info)
+            write_submission(last, files)

@@ -1,8 +1,8 @@
 """A finished run's head and BERT on new rows, in this process.
 
-Rows are read once by one head: there is nothing to share, to cache or to train, so actors would
-only cost their start. Blocks are made and opened by the code of the stream, in the run's precision
-and codec, which gives the numbers that the run would have given.
+One head reads the rows once: there is nothing to share, to cache or to train, so actors would cost
+their start and save nothing. The code of the stream makes and opens the blocks, in the precision
+and the codec of the run, so that the numbers are those that the run would have given.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from bertvision_stream.training.batches import OpenBlock
 from bertvision_stream.training.objectives.base import PredictorScores
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.utils.devices import keep_freed_memory, pick_dtype
+from bertvision_stream.utils.log import show_progress
 
-_BLOCK_BYTES = 2**28  # most bytes of hidden states at once
+_BLOCK_BYTES = 2**28  # The most bytes of hidden states at once.
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One split.
+    """The scores of one split.
 
     Attributes:
-        store: Its tokens.
-        contestants: Scores of the three, the ensemble's as the run combined them.
+        store: The tokens of the split.
+        predictor_scores: The scores of the three predictors, combined as the run combined them.
     """
 
     store: TokenStore
@@ -48,7 +49,7 @@ class Scorer:
     """A finished run's model, on a GPU if there is one.
 
     Args:
-        run: The run.
+        run: The finished run.
 
     Raises:
         BackboneError: The model cannot be loaded.
@@ -68,8 +69,8 @@ class Scorer:
         self.backbone = Backbone(model.backbone, device=self.device, dtype=dtype)
 
     @torch.inference_mode()
-    def score(self, split: Split, *, show_progress: bool = False) -> Scored:
-        """Scores of all rows of a split, in their order."""
+    def score(self, split: Split) -> Scored:
+        """The scores of all rows of a split, in their order."""
         settings, objective = self.run.settings, self.objective
         store = tokens_of(split, self._tokenizer, settings.data)
         corpus = self._pack(split.name, store)
@@ -77,7 +78,7 @@ class Scorer:
         bert, head = objective.empty_logits(store), objective.empty_logits(store)
         unit = "window" if self.run.task.per_token else "row"
         with tqdm(
-            total=store.num_examples, desc=split.name, unit=unit, disable=not show_progress
+            total=store.num_examples, desc=split.name, unit=unit, disable=not show_progress()
         ) as bar:
             for block in corpus.blocks[split.name]:
                 encoded = extractor.extract(block.key)
@@ -93,20 +94,13 @@ class Scorer:
                 rows = objective.rows(store, block.example_ids)
                 bert[rows], head[rows] = encoded.logits, logits.cpu().numpy()
                 bar.update(block.num_examples)
-        of_bert, of_head = objective.scores(bert), objective.scores(head)
-        both = objective.ensemble(of_bert, of_head, settings.evaluate.ensemble, store)
-        return Scored(store, PredictorScores(of_bert, of_head, both))
+        method = settings.evaluate.ensemble
+        return Scored(store, objective.predictor_scores(bert, head, method, store))
 
     def _pack(self, name: str, store: TokenStore) -> Corpus:
-        """Blocks of a size that suits the rows, not too large for memory."""
-        backbone, settings = self.backbone, self.run.settings
-        block_format = BlockFormat(
-            backbone.num_layers,
-            backbone.hidden_size,
-            self.run.task.num_labels,
-            settings.extract.codec,
-            self.run.task.per_token,
-        )
+        """Puts the rows into blocks of a size that suits them and that memory has room for."""
+        settings = self.run.settings
+        block_format = BlockFormat.of(self._head.shape, settings.extract.codec)
         block_tokens = pick_block_tokens(
             num_tokens=store.num_tokens,
             longest=int(store.lengths.max()),

@@ -6,39 +6,31 @@
 | `mistakes` | rows on which the head is wrong, surest first | all, largest error first |
 | `lengths` | share of right predictions by length | mean absolute error by length |
 
-Spans are as a classification, compared by SQuAD's official rules: right is an exact match. Scores
-are exact match and F1, by length of the context, and in one more table, `kinds`, of questions with
-and without an answer.
+Spans are treated as a classification whose answers are compared by SQuAD's official rules: an
+answer is right if it is an exact match. Their scores are exact match and F1, by the length of the
+context, and in one more table, `kinds`, for questions with and without an answer.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from bertvision_stream.report.tables import PREDICTORS
+from bertvision_stream.settings.tasks import TaskKind
 from bertvision_stream.training.objectives.squad_scoring import normalized_tokens
 from bertvision_stream.utils.errors import ConfigError
 
-SOURCES = ("bert", "head", "ensemble")
 _MOST_BINS = 5
-_LEAST_IN_BIN = 10  # rows; a share of fewer says little
+_LEAST_IN_BIN = 10  # A share of fewer rows than these says little.
 _PREFIX = "predictions_"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows by column, as they are written."""
-
-    columns: tuple[str, ...]
-    rows: list[dict[str, Any]]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ class Predictions:
     """The predictions on one split.
 
     Attributes:
-        split: Its name.
-        rows: As `results.write_predictions` wrote them.
+        split: The name of the split.
+        rows: The lines of `predictions_<split>.jsonl` (see `predictions.write_predictions`).
     """
 
     split: str
@@ -55,22 +47,51 @@ class Predictions:
 
     @property
     def labelled(self) -> bool:
+        """Whether the gold labels or answers are known."""
         return "gold" in self.rows[0]
 
     @property
-    def regression(self) -> bool:
-        return "confidence" not in self.rows[0]["head"]
-
-    @property
-    def spans(self) -> bool:
-        return _is_span(self.rows[0])
+    def kind(self) -> TaskKind:
+        """The kind of the task that the predictions are of."""
+        if _is_span(self.rows[0]):
+            return "span"
+        return "classification" if "confidence" in self.rows[0]["head"] else "regression"
 
     @property
     def unit(self) -> str:
-        """What lengths are counted in: earlier versions wrote no tokens."""
-        if self.spans:
+        """What lengths are counted in; runs of earlier versions wrote no numbers of tokens."""
+        if self.kind == "span":
             return "words of context"
         return "tokens" if "tokens" in self.rows[0] else "words"
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The columns that `disagreements` and `mistakes` show, for all rows."""
+        # Columns of Python objects keep each number as it was written.
+        return pd.DataFrame([_flat(row) for row in self.rows], dtype=object)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """What each prediction is worth: a column for each predictor, for spans and metric too."""
+        if self.kind == "span":
+            return pd.DataFrame(
+                {
+                    f"{name}_{metric}": [row[name][metric] for row in self.rows]
+                    for metric in ("exact", "f1")
+                    for name in PREDICTORS
+                }
+            )
+        predicted, gold = self.frame[list(PREDICTORS)], self.frame["gold"]
+        if self.kind == "regression":
+            return predicted.sub(gold, axis=0).abs().astype(float)
+        return predicted.eq(gold, axis=0)
+
+    @property
+    def right(self) -> pd.DataFrame:
+        """Whether each prediction of a classification or of spans is right, by predictor."""
+        if self.kind != "span":
+            return self.scores
+        return pd.DataFrame({name: self.scores[f"{name}_exact"] > 0 for name in PREDICTORS})
 
 
 def read_predictions(folder: Path) -> list[Predictions]:
@@ -96,12 +117,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
-                if not all("prediction" in row[source] for source in SOURCES):
-                    raise ValueError("a prediction is lacking")
+                if not all("prediction" in row[name] for name in PREDICTORS):
+                    raise ValueError("a prediction is missing")
                 _check_kind(row)
                 rows.append(row)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{error} is lacking" if isinstance(error, KeyError) else error
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ConfigError(f"{path}: line {len(rows) + 1} cannot be read: {what}") from error
     if not rows:
         raise ConfigError(f"{path}: there are no rows")
@@ -109,14 +130,14 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_kind(row: Mapping[str, Any]) -> None:
-    """What other programs may have written is not taken for what it is not."""
+    """Refuses rows of tasks that no run of ours has, such as other programs may have written."""
     gold = row.get("gold")
     if not isinstance(row["texts"], dict) or isinstance(gold, dict):
         raise ValueError("these are not predictions of a label, a number or a span")
     if _is_span(row):
         if "context" not in row["texts"] or not isinstance(row["head"]["prediction"], str):
             raise ValueError("predictions of spans have a context and texts of it")
-        if gold is not None and not all("exact" in row[source] for source in SOURCES):
+        if gold is not None and not all("exact" in row[name] for name in PREDICTORS):
             raise ValueError("predictions of spans with gold answers have exact and f1")
     elif isinstance(gold, list):
         raise ValueError("these are not predictions of a label, a number or a span")
@@ -126,79 +147,25 @@ def _is_span(row: Mapping[str, Any]) -> bool:
     return "null_odds" in row["head"]
 
 
-def tables(predictions: Predictions) -> dict[str, Table]:
-    """All tables by name; without labels only where head and BERT disagree."""
-    found = {"disagreements": disagreements(predictions)}
-    if predictions.labelled:
-        found |= {"mistakes": mistakes(predictions), "lengths": by_length(predictions)}
-        if predictions.spans:
-            found["kinds"] = by_kind(predictions)
-    return found
-
-
-def disagreements(predictions: Predictions) -> Table:
-    """Rows on which head and BERT differ."""
-    rows = predictions.rows
-    if predictions.regression:
-        return _sorted(
-            rows, lambda row: abs(_value(row, "head") - _value(row, "bert")), predictions
-        )
-
-    def sure_of_both(row: Mapping[str, Any]) -> float:
-        return min(row["head"]["confidence"], row["bert"]["confidence"])
-
-    apart = [row for row in rows if _compared(row, "head") != _compared(row, "bert")]
-    return _sorted(apart, sure_of_both, predictions)
-
-
-def mistakes(predictions: Predictions) -> Table:
-    """Rows on which the head is wrong."""
-    rows = predictions.rows
-    if predictions.regression:
-        return _sorted(rows, lambda row: abs(_value(row, "head") - row["gold"]), predictions)
-    wrong = [row for row in rows if not _is_right(row, "head")]
-    return _sorted(wrong, lambda row: row["head"]["confidence"], predictions)
-
-
-def counts(predictions: Predictions) -> dict[str, int]:
-    """How many rows of a classification or of spans both get right, one of them, or none."""
-    found = {"both right": 0, "only head": 0, "only BERT": 0, "both wrong": 0}
-    names = {(True, True): "both right", (True, False): "only head", (False, True): "only BERT"}
-    for row in predictions.rows:
-        right = (_is_right(row, "head"), _is_right(row, "bert"))
-        found[names.get(right, "both wrong")] += 1
-    return found
-
-
-def by_length(predictions: Predictions) -> Table:
-    """Scores of the three, of rows in at most five groups of about equal size by length."""
-    lengths = np.array([length(row) for row in predictions.rows])
-    num_bins = min(_MOST_BINS, max(1, len(lengths) // _LEAST_IN_BIN))
-    # Rows of one length are never parted.
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, num_bins + 1)[1:], method="lower"))
-    bins = np.searchsorted(edges, lengths)
-    groups: list[dict[str, Any]] = []
-    for number in range(len(edges)):
-        rows = [row for row, of in zip(predictions.rows, bins, strict=True) if of == number]
-        within = lengths[bins == number]
-        first, last = int(within.min()), int(within.max())
-        group = {"unit": predictions.unit, "from": first, "to": last, "rows": len(rows)}
-        groups.append(group | _scores(rows, predictions))
-    return Table(tuple(groups[0]), groups)
-
-
-def by_kind(predictions: Predictions) -> Table:
-    """Scores of the three on questions with an answer and on those without."""
-    groups: list[dict[str, Any]] = []
-    for kind, has_answer in (("answerable", True), ("unanswerable", False)):
-        rows = [row for row in predictions.rows if bool(row["gold"]) is has_answer]
-        if rows:
-            groups.append({"kind": kind, "rows": len(rows)} | _scores(rows, predictions))
-    return Table(tuple(groups[0]), groups)
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is shown, without nested values."""
+    span = _is_span(row)
+    flat: dict[str, Any] = {"index": row["index"]}
+    if span:
+        flat["id"] = row["id"]
+    flat["length"] = length(row)
+    if "gold" in row:
+        flat["gold"] = " | ".join(dict.fromkeys(row["gold"])) if span else row["gold"]
+    for name in PREDICTORS:
+        flat[name] = row[name]["prediction"]
+        for key in ("confidence", "f1"):
+            if key in row[name]:
+                flat[f"{name}_{key}"] = row[name][key]
+    return flat | {f"texts.{column}": text for column, text in row["texts"].items()}
 
 
 def length(row: Mapping[str, Any]) -> int:
-    """Tokens of a row; words where a run of an earlier version wrote none; those of a context."""
+    """The words of a question's context; for other tasks the tokens, or words if not counted."""
     if _is_span(row):
         return len(row["texts"]["context"].split())
     if "tokens" in row:
@@ -206,59 +173,71 @@ def length(row: Mapping[str, Any]) -> int:
     return sum(len(text.split()) for text in row["texts"].values())
 
 
-def _scores(rows: Sequence[Mapping[str, Any]], predictions: Predictions) -> dict[str, float]:
-    """By contestant; of spans two each."""
-    if predictions.spans:
-        return {
-            f"{source}_{metric}": float(np.mean([row[source][metric] for row in rows]))
-            for metric in ("exact", "f1")
-            for source in SOURCES
-        }
-    worth = _error if predictions.regression else _is_right
-    return {source: float(np.mean([worth(row, source) for row in rows])) for source in SOURCES}
+def error_tables(predictions: Predictions) -> dict[str, pd.DataFrame]:
+    """All tables by name; without labels there is only the one of disagreements."""
+    found = {"disagreements": disagreements(predictions)}
+    if predictions.labelled:
+        found |= {"mistakes": mistakes(predictions), "lengths": by_length(predictions)}
+        if predictions.kind == "span":
+            found["kinds"] = by_kind(predictions)
+    return found
 
 
-def _error(row: Mapping[str, Any], source: str) -> float:
-    error: float = abs(_value(row, source) - row["gold"])
-    return error
+def disagreements(predictions: Predictions) -> pd.DataFrame:
+    """Rows on which head and BERT differ."""
+    frame = predictions.frame
+    head, bert = frame["head"], frame["bert"]
+    if predictions.kind == "regression":
+        return _largest_first(frame, (head - bert).abs())
+    if predictions.kind == "span":
+        head, bert = head.map(normalized_tokens), bert.map(normalized_tokens)
+    apart = frame[head != bert]
+    return _largest_first(apart, apart[["head_confidence", "bert_confidence"]].min(axis=1))
 
 
-def _is_right(row: Mapping[str, Any], source: str) -> bool:
-    if _is_span(row):
-        return bool(row[source]["exact"])
-    return bool(_value(row, source) == row["gold"])
+def mistakes(predictions: Predictions) -> pd.DataFrame:
+    """Rows on which the head is wrong."""
+    frame = predictions.frame
+    if predictions.kind == "regression":
+        return _largest_first(frame, predictions.scores["head"])
+    wrong = frame[~predictions.right["head"]]
+    return _largest_first(wrong, wrong["head_confidence"])
 
 
-def _compared(row: Mapping[str, Any], source: str) -> Any:
-    """What two contestants are compared by."""
-    return normalized_tokens(_value(row, source)) if _is_span(row) else _value(row, source)
+def _largest_first(frame: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
+    """The rows of a frame in another order, in their own order on a tie."""
+    return frame.loc[by.astype(float).sort_values(ascending=False, kind="stable").index]
 
 
-def _value(row: Mapping[str, Any], source: str) -> Any:
-    return row[source]["prediction"]
+def by_length(predictions: Predictions) -> pd.DataFrame:
+    """Scores of the predictors, for rows in at most five groups of about equal size by length."""
+    lengths = predictions.frame["length"].to_numpy(dtype=int)
+    num_bins = min(_MOST_BINS, max(1, len(lengths) // _LEAST_IN_BIN))
+    # The edges are lengths of rows, so that rows of one length are in one group.
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, num_bins + 1)[1:], method="lower"))
+    bins = np.searchsorted(edges, lengths)
+    groups = []
+    for number in range(len(edges)):
+        within = lengths[bins == number]
+        ends = {"from": int(within.min()), "to": int(within.max())}
+        groups.append({"unit": predictions.unit} | ends | _scores(predictions, bins == number))
+    return pd.DataFrame(groups, dtype=object)
 
 
-def _sorted(
-    rows: list[dict[str, Any]],
-    key: Callable[[Mapping[str, Any]], float],
-    predictions: Predictions,
-) -> Table:
-    """The rows, the largest `key` first, in their order on a tie."""
-    columns = tuple(_flat(predictions.rows[0]))
-    return Table(columns, [_flat(row) for row in sorted(rows, key=key, reverse=True)])
+def by_kind(predictions: Predictions) -> pd.DataFrame:
+    """Scores of the predictors on questions with an answer and on those without."""
+    answerable = np.array([bool(row["gold"]) for row in predictions.rows])
+    groups = [
+        {"kind": kind} | _scores(predictions, rows)
+        for kind, rows in (("answerable", answerable), ("unanswerable", ~answerable))
+        if rows.any()
+    ]
+    return pd.DataFrame(groups, dtype=object)
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {"index": row["index"], "length": length(row)}
-    if _is_span(row):
-        flat = {"index": row["index"], "id": row["id"], "length": length(row)}
-    if "gold" in row:
-        golds = row["gold"]
-        flat["gold"] = " | ".join(dict.fromkeys(golds)) if _is_span(row) else golds
-    for source in SOURCES:
-        flat[source] = _value(row, source)
-        if "confidence" in row[source]:
-            flat[f"{source}_confidence"] = row[source]["confidence"]
-        if "f1" in row[source]:
-            flat[f"{source}_f1"] = row[source]["f1"]
-    return flat | {f"texts.{column}": text for column, text in row["texts"].items()}
+def _scores(predictions: Predictions, rows: np.ndarray) -> dict[str, Any]:
+    """The number of rows that a mask (bool [N]) selects, and their mean scores."""
+    means = {
+        key: float(values.to_numpy()[rows].mean()) for key, values in predictions.scores.items()
+    }
+    return {"rows": int(rows.sum())} | means

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from bertvision_stream.report.figures import DOTS_PER_INCH
 from bertvision_stream.report.records import RunReport
-from bertvision_stream.report.tables import Grid
+from bertvision_stream.report.tables import Best, Table
 from bertvision_stream.report.text import report_parts
 
-# By how the name of a plot's file begins.
+# What stands below a plot, by how the name of the plot's file begins.
 _CAPTIONS = {
     "curves": "Loss and scores after each epoch of the head. The circle and the dotted line mark "
     "the epoch whose weights are kept; grey lines are BERT's own classifier.",
@@ -43,7 +42,7 @@ class _Plot:
     name: str
     caption: str
     base64: str
-    width: int  # on the screen, in CSS pixels
+    width: int  # The width on the screen, in CSS pixels.
 
 
 def render_html(report: RunReport, plots: Sequence[Path]) -> str:
@@ -60,12 +59,13 @@ def render_html(report: RunReport, plots: Sequence[Path]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    settings = Grid(["key", "value"], [[key, str(value)] for key, value in report.settings.items()])
+    environment.tests["best"] = lambda cell: isinstance(cell, Best)
+    settings = [[key, str(value)] for key, value in report.settings.items()]
     return environment.get_template("report.html.j2").render(
-        parts=report_parts(report, mark=lambda text: Markup("<b>{}</b>").format(escape(text))),
+        parts=report_parts(report),
         stages=_stages(report),
         plots=[_plot(path) for path in plots],
-        settings=settings,
+        settings=Table(["key", "value"], settings),
         command=report.command,
         versions=", ".join(f"{name} {version}" for name, version in report.versions.items()),
     )
@@ -81,7 +81,7 @@ def _stages(report: RunReport) -> list[tuple[str, float, float]]:
 
 def _plot(path: Path) -> _Plot:
     content = path.read_bytes()
-    (width,) = struct.unpack(">I", content[16:20])  # the PNG header
+    (width,) = struct.unpack(">I", content[16:20])  # The width's place in the header of a PNG.
     captions = (text for name, text in _CAPTIONS.items() if path.stem.startswith(name))
     return _Plot(
         path.stem.replace("_", " "),

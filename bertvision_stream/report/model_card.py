@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from bertvision_stream.models.sources import MINILM
 from bertvision_stream.report.records import RunReport
+from bertvision_stream.report.tables import PREDICTORS, Table
 from bertvision_stream.settings.tasks import Task
 
 # Settings that change the numbers; the others say where and how to run.
@@ -20,83 +22,11 @@ _SHOWN = (
     "data.stride",
     "seed",
 )
-_NOT_SCORED = ("threshold", "_tuned", "_always")  # of spans; `results.md` has them
 _NOT_SHOWN = ("backbone.name", "finetune.reuse", "num_workers", "num_trainers", "num_gpus")
+# Metrics of spans that the card leaves to `results.md`, by their beginning or end.
+_NOT_SCORED = ("threshold", "_tuned", "_always")
 
-
-def render_card(report: RunReport, *, backbone_source: str | None) -> str:
-    """The content of `model/README.md`.
-
-    Args:
-        report: Of the run that trained the head.
-        backbone_source: What the model refers to; None where the backbone is inside.
-    """
-    task, train = report.task, report.train
-    validation = ", ".join(f"{split.examples:,} of {split.name}" for split in report.splits)
-    data = f"`{task.hub_repo}` ({task.hub_config})" if task.hub_repo else f"`task={task.name}`"
-    sections = [
-        _front_matter(report),
-        f"# {task.name}: {report.head.kind} head on {report.backbone}",
-        f"A small head ({report.head.parameters:,} parameters) that reads the hidden states of "
-        f"every layer of a frozen BERT ({report.head.backbone_parameters:,} parameters), which was "
-        f"fine-tuned for {report.finetune.epochs:g} epochs before. {_where(backbone_source)}",
-        "## Use",
-        _use(task),
-        "## Task and data",
-        f"{_task_line(task)} Rows of {data}: {train.examples:,} to train on ({train.tokens:,} "
-        f"tokens), evaluated on {validation}.",
-        "## Scores",
-        _scores(report),
-        f"BERT is the fine-tuned {_layer(task)} that the head stands on, the ensemble the "
-        f"{report.ensemble} of both. {_logits(task)}",
-        "## Numbers",
-        _numbers(report),
-        "## Settings",
-        _settings(report),
-        f"Made with {', '.join(f'{name} {number}' for name, number in report.versions.items())}. "
-        "The licences of the backbone and of the data apply.",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _front_matter(report: RunReport) -> str:
-    kind = "question-answering" if report.task.per_token else "text-classification"
-    lines = ["library_name: transformers", f"pipeline_tag: {kind}"]
-    lines += ["tags:", "- bertvision_stream", f"- {report.head.kind}"]
-    if report.backbone != MINILM and not Path(report.backbone).expanduser().exists():
-        lines.append(f"base_model: {json.dumps(report.backbone)}")
-    if report.task.hub_repo:
-        lines += ["datasets:", f"- {report.task.hub_repo}"]
-    return "\n".join(["---", *lines, "---"])
-
-
-def _where(backbone_source: str | None) -> str:
-    if backbone_source is None:
-        return "Both are in this folder."
-    return f"The head is in this folder, which refers to the backbone in `{backbone_source}`."
-
-
-def _layer(task: Task) -> str:
-    return "question-answering layer" if task.per_token else "classifier"
-
-
-def _logits(task: Task) -> str:
-    if task.per_token:
-        return (
-            "This model's `start_logits` and `end_logits` are the head's (far below all others at "
-            "padding); `backbone_start_logits` and `backbone_end_logits` are BERT's. An answer is "
-            "the best span of at most 30 tokens in all windows of a long context; there is none "
-            "where `[CLS]`, start and end, scores higher (threshold 0)."
-        )
-    return "This model's `logits` are the head's; `backbone_logits` are BERT's."
-
-
-def _use(task: Task) -> str:
-    return _use_spans() if task.per_token else _use_texts(task)
-
-
-def _use_spans() -> str:
-    return """\
+_USE_OF_SPANS = """\
 ```python
 import torch
 
@@ -130,45 +60,132 @@ answer("the question", "the context")
 transformers 5 has no pipeline for this any more. Longer contexts take overlapping windows:
 `python -m bertvision_stream.run mode=predict run=... data.path=...` makes and joins them."""
 
-
-def _use_texts(task: Task) -> str:
-    texts = [f"the {column}" for column in task.text_columns]
-    one = json.dumps(texts[0])
-    if len(texts) == 2:
-        one = f'{{"text": {json.dumps(texts[0])}, "text_pair": {json.dumps(texts[1])}}}'
-    return f"""\
+_USE_OF_EXAMPLES = """\
 ```python
 import bertvision_stream  # registers the model with transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 folder = "path/to/this/folder"
 classify = pipeline("text-classification", model=folder)
-classify({one}, truncation=True)
+classify({example}, truncation=True)
 
 model = AutoModelForSequenceClassification.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```"""
 
 
-def _task_line(task: Task) -> str:
+@dataclass(frozen=True)
+class _Words:
+    """What the card says differently for each kind of task.
+
+    Attributes:
+        pipeline: The tag of the kind on the hub.
+        layer: BERT's own last layer.
+        logits: Which outputs of the model are whose.
+        use: Code that uses the model.
+        task: What goes in and what comes out.
+        not_shown: Settings that mean nothing for the kind.
+    """
+
+    pipeline: str
+    layer: str
+    logits: str
+    use: str
+    task: str
+    not_shown: tuple[str, ...] = ()
+
+
+def _words(task: Task) -> _Words:
     columns = " and ".join(task.text_columns)
-    if task.kind == "regression":
-        return f"From {columns} to a number, {task.label_column}."
     if task.per_token:
-        return f"From {columns} to the span of the context that answers, or to no answer."
-    return f"From {columns} to one of: {', '.join(task.label_names)}."
+        return _Words(
+            pipeline="question-answering",
+            layer="question-answering layer",
+            logits="This model's `start_logits` and `end_logits` are the head's (far below all "
+            "others at padding); `backbone_start_logits` and `backbone_end_logits` are BERT's. An "
+            "answer is the best span of at most 30 tokens in all windows of a long context; there "
+            "is none where `[CLS]`, start and end, scores higher (threshold 0).",
+            use=_USE_OF_SPANS,
+            task=f"From {columns} to the span of the context that answers, or to no answer.",
+            not_shown=("head.pool",),  # Every token has logits, so nothing is pooled.
+        )
+    texts = [json.dumps(f"the {column}") for column in task.text_columns]
+    pair = '{{"text": {}, "text_pair": {}}}'
+    target = f"a number, {task.label_column}"
+    if task.kind == "classification":
+        target = f"one of: {', '.join(task.label_names)}"
+    return _Words(
+        pipeline="text-classification",
+        layer="classifier",
+        logits="This model's `logits` are the head's; `backbone_logits` are BERT's.",
+        use=_USE_OF_EXAMPLES.format(example=pair.format(*texts) if len(texts) == 2 else texts[0]),
+        task=f"From {columns} to {target}.",
+    )
 
 
-def _scores(report: RunReport) -> str:
-    header = "| split | metric | BERT | head | ensemble |\n| --- | --- | ---: | ---: | ---: |"
+def render_card(report: RunReport, *, backbone_source: str | None) -> str:
+    """The content of `model/README.md`.
+
+    Args:
+        report: The report of the run that trained the head.
+        backbone_source: The folder or the hub id of the backbone that the model refers to; None
+            where the backbone is inside the model.
+    """
+    task, train, words = report.task, report.train, _words(report.task)
+    validation = ", ".join(f"{split.examples:,} of {split.name}" for split in report.splits)
+    data = f"`{task.hub_repo}` ({task.hub_config})" if task.hub_repo else f"`task={task.name}`"
+    where = "Both are in this folder."
+    if backbone_source is not None:
+        where = f"The head is in this folder, which refers to the backbone in `{backbone_source}`."
+    sections = [
+        _front_matter(report, words),
+        f"# {task.name}: {report.head.kind} head on {report.backbone}",
+        f"A small head ({report.head.parameters:,} parameters) that reads the hidden states of "
+        f"every layer of a frozen BERT ({report.head.backbone_parameters:,} parameters), which was "
+        f"fine-tuned for {report.finetune.epochs:g} epochs before. {where}",
+        "## Use",
+        words.use,
+        "## Task and data",
+        f"{words.task} Rows of {data}: {train.examples:,} to train on ({train.tokens:,} "
+        f"tokens), evaluated on {validation}.",
+        "## Scores",
+        _scores(report).markdown(left=2),
+        f"BERT is the fine-tuned {words.layer} that the head stands on, the ensemble the "
+        f"{report.ensemble} of both. {words.logits}",
+        "## Numbers",
+        _numbers(report),
+        "## Settings",
+        _settings(report, words).markdown(left=2),
+        f"Made with {', '.join(f'{name} {number}' for name, number in report.versions.items())}. "
+        "The licences of the backbone and of the data apply.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(report: RunReport, words: _Words) -> str:
+    """What the hub reads: YAML between two lines of dashes."""
+    lines = ["library_name: transformers", f"pipeline_tag: {words.pipeline}"]
+    lines += ["tags:", "- bertvision_stream", f"- {report.head.kind}"]
+    # A folder or a package on the user's machine is no model of the hub.
+    if report.backbone != MINILM and not Path(report.backbone).expanduser().exists():
+        lines.append(f"base_model: {json.dumps(report.backbone)}")
+    if report.task.hub_repo:
+        lines += ["datasets:", f"- {report.task.hub_repo}"]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _scores(report: RunReport) -> Table:
     rows = [
-        f"| {split.name} | {metric} | {split.bert[metric]:.4f} | {split.head[metric]:.4f} | "
-        f"{split.ensemble[metric]:.4f} |"
+        [
+            split.name,
+            metric,
+            *(f"{scores[metric]:.4f}" for scores in split.by_predictor().values()),
+        ]
         for split in report.splits
         for metric in split.head
         if not metric.startswith(_NOT_SCORED) and not metric.endswith(_NOT_SCORED)
     ]
-    return "\n".join([header, *rows])
+    return Table(["split", "metric", *PREDICTORS.values()], rows)
 
 
 def _numbers(report: RunReport) -> str:
@@ -182,11 +199,11 @@ def _numbers(report: RunReport) -> str:
     )
 
 
-def _settings(report: RunReport) -> str:
+def _settings(report: RunReport, words: _Words) -> Table:
     rows = [
-        f"| `{key}` | `{value}` |"
+        [f"`{key}`", f"`{value}`"]
         for key, value in report.settings.items()
         if value is not None and key.startswith(_SHOWN) and not key.endswith(_NOT_SHOWN)
-        if not (report.task.per_token and key == "head.pool")  # nothing is pooled
+        if key not in words.not_shown
     ]
-    return "\n".join(["| key | value |", "| --- | --- |", *rows])
+    return Table(["key", "value"], rows)

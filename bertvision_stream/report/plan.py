@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from bertvision_stream.report.tables import text_grid
+from bertvision_stream.report.tables import WIDTH, Table
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.stream.cost_model import (
     GIGABIT_BYTES,
@@ -22,8 +22,6 @@ from bertvision_stream.utils.units import format_bytes, format_count, format_sec
 
 if TYPE_CHECKING:
     from bertvision_stream.stream.cost_model import Calibration
-
-_WIDTH = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,27 +131,27 @@ def plan_json(plan: RunPlan) -> dict[str, Any]:
 
 def render_plan(plan: RunPlan) -> str:
     """The plan as text of at most 100 columns."""
-    header = [("", "codec"), ("bytes", "a token"), ("largest", "block"), ("", "an epoch")]
-    header += [("", "budget"), ("kept for", "later epochs"), ("tokens of all", "epochs spared")]
+    titles = ["codec", "bytes\na token", "largest\nblock", "an epoch"]
+    titles += ["budget", "kept for\nlater epochs", "tokens of all\nepochs spared"]
     lines = [
         f"plan of task={plan.task} on {plan.backbone} ({plan.num_layers - 1} layers and the "
         f"embeddings, {plan.hidden_size:,} wide)",
         "",
-        text_grid(header, [_codec_row(each, plan) for each in plan.codecs]),
+        Table(titles, [_codec_row(each, plan) for each in plan.codecs]).text(),
         "* extract.codec",
         "",
     ]
     for subject, fact in _counted(plan):
         lines.append(_line(subject, fact))
-    lines += ["", textwrap.fill(f"ESTIMATES, {_where_from(plan)}", _WIDTH), ""]
-    lines.append(text_grid(*_estimates(plan)))
+    lines += ["", textwrap.fill(f"ESTIMATES, {_where_from(plan)}", WIDTH), ""]
+    lines.append(_estimates(plan).text())
     for subject, fact in _estimated(plan):
         lines.append(_line(subject, fact))
     return "\n".join(lines) + "\n"
 
 
 def _line(subject: str, fact: str) -> str:
-    return textwrap.fill(f"{subject:<12}{fact}", _WIDTH, subsequent_indent=" " * 12)
+    return textwrap.fill(f"{subject:<12}{fact}", WIDTH, subsequent_indent=" " * 12)
 
 
 def _codec_row(each: CodecPlan, plan: RunPlan) -> list[str]:
@@ -217,8 +215,8 @@ def _where_from(plan: RunPlan) -> str:
     )
 
 
-def _estimates(plan: RunPlan) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    header = [("", "busy"), ("", "first epoch"), ("each", "later epoch"), ("", "who")]
+def _estimates(plan: RunPlan) -> Table:
+    titles = ["busy", "first epoch", "each\nlater epoch", "who"]
     speeds = plan.speeds
     link = f"{speeds.network_bytes_per_second / GIGABIT_BYTES:g} Gb/s a node"
     many = speeds.extractors > 1
@@ -241,7 +239,7 @@ def _estimates(plan: RunPlan) -> tuple[list[tuple[str, str]], list[list[str]]]:
     together = [format_seconds(plan.first.total), format_seconds(plan.later.total)]
     shared = f"on {speeds.shared_cores} cores" if speeds.shared_cores else "side by side"
     rows.append(["together", *together, shared])
-    return header, rows
+    return Table(titles, rows)
 
 
 def _estimated(plan: RunPlan) -> Iterator[tuple[str, str]]:

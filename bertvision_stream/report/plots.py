@@ -1,6 +1,6 @@
 """Plots of a run, one file each, drawn without a display.
 
-matplotlib takes most of a second to import: this module is imported where plots are made only.
+matplotlib takes most of a second to import: import this module only where plots are drawn.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from bertvision_stream.report.figures import (
     save_figures,
 )
 from bertvision_stream.report.records import HeadSummary, RunReport
+from bertvision_stream.report.tables import PREDICTORS
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.training.metrics import predicted
 from bertvision_stream.training.objectives.squad_scoring import ScoredSpans
 
-_NAMES = {"bert": "BERT", "head": "head", "ensemble": "ensemble"}
 _COLORS = {"bert": GREY, "head": BLUE, "ensemble": ORANGE}
-# More numbers and names in a matrix could not be read.
+# With more classes than these, the numbers or the names in a matrix would be too small to read.
 _MOST_CLASSES_NUMBERED, _MOST_CLASSES_NAMED = 12, 40
+_MOST_ODDS = 1e30  # Questions without any span have odds above this; no threshold answers them.
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,10 @@ class SplitScores:
     """What the three predictors say of one validation split.
 
     Attributes:
-        name: Of the split.
-        labels: Gold class ids, or numbers, [N].
-        scores: By `bert`, `head` and `ensemble`: float64 [N, C] or [N]; none of spans.
-        spans: By the same, where answers are spans.
+        name: The name of the split.
+        labels: The gold class ids, or numbers, [N].
+        scores: The scores by the keys of `PREDICTORS`, float64 [N, C] or [N]; empty for spans.
+        spans: The scored answers by the same keys; empty unless answers are spans.
     """
 
     name: str
@@ -57,9 +58,9 @@ class SplitScores:
 def write_plots(report: RunReport, splits: Sequence[SplitScores], folder: Path) -> list[Path]:
     """Writes the plots that suit the task into `folder`, which is made.
 
-    Every task has `curves.png`, and `layers.png` where the head weighs layers. Each split of a
-    classification has `calibration_<split>.png` and `confusion_<split>.png`, of a regression
-    `scatter_<split>.png`, of spans `thresholds_<split>.png`.
+    Every task has `curves.png`, and `layers.png` if the head weighs layers. For each split there
+    are `calibration_<split>.png` and `confusion_<split>.png` of a classification,
+    `scatter_<split>.png` of a regression, and `thresholds_<split>.png` of spans.
 
     Returns:
         The files.
@@ -92,7 +93,7 @@ def _title(report: RunReport, what: str) -> str:
 
 
 def draw_curves(report: RunReport) -> Figure:
-    """Losses and metrics of the head after each epoch, with BERT's own metrics as lines."""
+    """The head's losses and metrics after each epoch, with BERT's own metrics as lines."""
     history, chosen = report.train.history, report.train.best_epoch
     epochs = [record.epoch for record in history]
     metrics = report.task.metrics
@@ -142,7 +143,7 @@ def _mark_chosen(axes: Axes, epoch: int, value: float) -> None:
 
 
 def draw_layers(head: HeadSummary, title: str) -> Figure:
-    """Shares of the layers: in the scalar mix, and in the norm of the adapters' output."""
+    """The shares of the layers in the scalar mix, and in the norm of the adapters' output."""
     panels = {
         "share of the scalar mix (softmax weight)": head.mix_weights,
         "share of the adapters' output norm": head.adapter_shares,
@@ -180,11 +181,11 @@ def draw_calibration(split: SplitScores, title: str) -> Figure:
         upper.plot([found.edges[0], 1], [found.edges[0], 1], color="black", lw=0.8, ls="--")
         seen = found.counts > 0
         upper.plot(found.confidence[seen], found.accuracy[seen], color=color, lw=1)
-        # A point of few examples is small: it says little.
+        # A point that stands for few examples says little, so it is drawn small.
         sizes = 8 + 72 * np.sqrt(found.counts[seen] / found.counts.max())
         upper.scatter(found.confidence[seen], found.accuracy[seen], sizes, color=color, zorder=3)
         upper.set_title(
-            f"{_NAMES[name]}: expected calibration error {found.expected_error:.3f}", fontsize=9
+            f"{PREDICTORS[name]}: expected calibration error {found.expected_error:.3f}", fontsize=9
         )
         upper.set_ylim(-0.03, 1.03)
         upper.yaxis.set_major_formatter(PercentFormatter(1))
@@ -211,17 +212,17 @@ def draw_calibration(split: SplitScores, title: str) -> Figure:
 
 
 def draw_confusion(split: SplitScores, task: Task, title: str) -> Figure:
-    """BERT's and the head's predictions by gold label: counts, shaded by the share of the label."""
+    """BERT's and the head's predictions by gold label, shaded by the share of the label."""
     classes = list(task.label_names)
     size = min(1.9 + 0.7 * len(classes), 9)
     figure = new_figure(title, size=(2 * size + 2.2, size + 1.2))
-    figure.set_layout_engine("compressed")  # the panels are squares
+    figure.set_layout_engine("compressed")  # Keeps square panels close to each other.
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name in zip(panels, ("bert", "head"), strict=True):
         counts = confusion(split.scores[name], split.labels, len(classes))
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_title(_NAMES[name], fontsize=10)
+        axes.set_title(PREDICTORS[name], fontsize=10)
         axes.set_xlabel("predicted")
         ticks = range(0, len(classes), math.ceil(len(classes) / _MOST_CLASSES_NAMED))
         names = [escape_mathtext(_shorten(classes[tick], 28)) for tick in ticks]
@@ -240,12 +241,18 @@ def draw_confusion(split: SplitScores, task: Task, title: str) -> Figure:
 
 
 def _shorten(name: str, length: int) -> str:
-    """A name that is not longer than `length`."""
+    """The name, cut where it is longer than `length`."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def confusion(scores_BC: np.ndarray, labels_B: np.ndarray, num_classes: int) -> np.ndarray:
-    """Examples by gold label (rows) and prediction (columns): int64 [C, C]."""
+    """The number of examples by gold label (rows) and prediction (columns), int64 [C, C].
+
+    Args:
+        scores_BC: Class probabilities, float64 [B, C].
+        labels_B: Gold class ids, int64 [B].
+        num_classes: C, the number of classes.
+    """
     pairs = labels_B * num_classes + predicted(scores_BC, "classification")
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -253,7 +260,7 @@ def confusion(scores_BC: np.ndarray, labels_B: np.ndarray, num_classes: int) -> 
 def draw_scatter(split: SplitScores, title: str) -> Figure:
     """BERT's and the head's scores against the gold ones."""
     figure = new_figure(title, size=(9.4, 4.9))
-    figure.set_layout_engine("compressed")  # the panels are squares
+    figure.set_layout_engine("compressed")  # Keeps square panels close to each other.
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     everything = [split.labels, split.scores["bert"], split.scores["head"]]
     low, high = min(map(np.min, everything)), max(map(np.max, everything))
@@ -263,7 +270,7 @@ def draw_scatter(split: SplitScores, title: str) -> Figure:
         axes.plot([low, high], [low, high], color="black", lw=0.8, ls="--")
         alpha = float(np.clip(400 / len(scores), 0.15, 0.6))
         axes.scatter(split.labels, scores, s=14, color=_COLORS[name], alpha=alpha, lw=0)
-        axes.set_title(f"{_NAMES[name]}: {_agreement(scores, split.labels)}", fontsize=10)
+        axes.set_title(f"{PREDICTORS[name]}: {_agreement(scores, split.labels)}", fontsize=10)
         axes.set_xlabel("gold score")
         axes.set_xlim(low - margin, high + margin)
         axes.set_ylim(low - margin, high + margin)
@@ -275,7 +282,7 @@ def draw_scatter(split: SplitScores, title: str) -> Figure:
 def _agreement(scores: np.ndarray, labels: np.ndarray) -> str:
     error = f"mean absolute error {np.abs(scores - labels).mean():.2f}"
     if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(labels) == 0:
-        return error  # a correlation is not defined
+        return error  # Constant numbers have no correlation.
     return f"Pearson {pearsonr(scores, labels).statistic:.3f}, {error}"
 
 
@@ -290,8 +297,8 @@ def draw_scores_against(
     """Scores of several predictors against a quantity such as the share of the training rows.
 
     Args:
-        title: Above the plot.
-        series: By name of the predictor and by the quantity: a score for each seed.
+        title: The text above the plot.
+        series: The scores, one for each seed, by name of the predictor and by the quantity.
         x_label: What the quantity is, with its unit.
         score_label: What the score is.
         log_x: Whether the quantity is drawn on a logarithmic scale.
@@ -320,32 +327,27 @@ def draw_scores_against(
     return figure
 
 
-_STYLES = {"bert": ("BERT", GREY), "head": ("head", BLUE), "ensemble": ("ensemble", ORANGE)}
-_MOST_ODDS = 1e30  # above are questions without any span, which no threshold answers
-
-
 def draw_thresholds(scored: Mapping[str, ScoredSpans], title: str) -> Figure:
-    """Exact match and F1 of the three against the threshold above which no answer is given.
+    """Exact match and F1 of the predictors against the threshold above which no answer is given.
 
-    The dot is the highest of each; the dashed line is threshold 0. To the left nothing is answered,
-    to the right everything.
+    Dots mark the highest score of each predictor, the dashed line is threshold 0. At the left end
+    no question is answered, at the right end every question is.
     """
     figure = new_figure(title, size=(9.4, 4.2))
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for name, spans in scored.items():
-        label, color = _STYLES[name]
         odds, *curves = spans.curve()
         seen = np.abs(odds) < _MOST_ODDS
         if not seen.any():
             continue
-        # Below the lowest odds nothing is answered.
+        # With a threshold below the lowest odds no question is answered.
         first = float(spans.null.mean())
         thresholds = np.concatenate([[odds[seen][0] - 1], odds[seen]])
         for axes, values in zip(panels, curves, strict=True):
             scores = np.concatenate([[first], values[seen]])
             best = int(scores.argmax())
-            axes.step(thresholds, scores, where="post", color=color, label=label)
-            axes.plot(thresholds[best], scores[best], "o", color=color, ms=5, zorder=3)
+            axes.step(thresholds, scores, where="post", color=_COLORS[name], label=PREDICTORS[name])
+            axes.plot(thresholds[best], scores[best], "o", color=_COLORS[name], ms=5, zorder=3)
     for axes, metric in zip(panels, ("exact match", "F1"), strict=True):
         axes.axvline(0, color="black", lw=0.8, ls="--")
         axes.set_xlabel("threshold (null score less the best span's)")

@@ -1,7 +1,6 @@
-"""What a run found out, as records, and the files for other programs.
+"""What a run found out, as records, and as the `metrics.json` that other programs read.
 
-`metrics.json` and `predictions_<split>.jsonl` are made here; `report.py` renders the same records
-for people.
+`text.py` and `html.py` render the same records for people.
 """
 
 from __future__ import annotations
@@ -10,18 +9,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bertvision_stream.report.tables import PREDICTORS
 from bertvision_stream.settings.tasks import Task
-from bertvision_stream.stream.plan_check import PlanCheck
 from bertvision_stream.training.metrics import EnsembleMethod
 from bertvision_stream.training.records import EpochRecord, Scores
 
 if TYPE_CHECKING:
-    pass
+    from bertvision_stream.data.splits import Split
+    from bertvision_stream.data.tokens import TokenStore
+    from bertvision_stream.training.objectives.base import Objective, PredictorScores
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """The three contestants on one validation split of `examples` rows."""
+    """The metrics of the three predictors on one split.
+
+    Attributes:
+        name: The name of the split.
+        examples: The number of its rows.
+        bert: The metrics of BERT's own classifier.
+        head: The metrics of the head.
+        ensemble: The metrics of both together.
+    """
 
     name: str
     examples: int
@@ -29,19 +38,39 @@ class SplitResult:
     head: Scores
     ensemble: Scores
 
+    @classmethod
+    def of(
+        cls, split: Split, scores: PredictorScores, objective: Objective, store: TokenStore
+    ) -> SplitResult:
+        """All metrics of the predictions on a split.
+
+        Args:
+            split: The rows.
+            scores: The scores of the three predictors.
+            objective: The objective of the task, which computes the metrics.
+            store: The tokens and labels of the split.
+        """
+        metrics = {key: objective.all_metrics(s, store) for key, s in scores.by_name().items()}
+        return cls(name=split.name, examples=len(split), **metrics)
+
+    def by_predictor(self) -> dict[str, Scores]:
+        """The metrics by the keys of `PREDICTORS`."""
+        return {key: getattr(self, key) for key in PREDICTORS}
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSummary:
-    """The head that was trained, and the number of parameters of the backbone below it.
+    """The head that was trained, and the size of the backbone below it.
 
     Attributes:
-        kind: `head.kind`.
-        parameters: How many it has.
-        backbone_parameters: How many the backbone has.
-        mix_weights: Softmax weight of each layer in its scalar mix; empty without one.
-        mix_gamma: The scale of the mix; None without one.
-        adapter_shares: Share of each layer in the norm of the adapters' output on validation
-            tokens; empty without adapters. Layer 0 is the embeddings.
+        kind: The value of `head.kind`.
+        parameters: The number of the head's parameters.
+        backbone_parameters: The number of the backbone's parameters.
+        mix_weights: The softmax weight of each layer in the head's scalar mix; empty for a head
+            without one. Layer 0 is the embeddings.
+        mix_gamma: The scale of the mix; None for a head without one.
+        adapter_shares: The share of each layer in the norm of the adapters' output on validation
+            tokens; empty for a head without adapters. Layer 0 is the embeddings.
     """
 
     kind: str
@@ -57,10 +86,10 @@ class FinetuneSummary:
     """The partial fine-tuning of the backbone.
 
     Attributes:
-        epochs: How long; 0 leaves the backbone as it is.
-        parameters: How many were trained.
-        reused: Whether its result was found again: an earlier run's, or that of a trial of the
-            search that came first.
+        epochs: The number of epochs; 0 leaves the backbone as it is.
+        parameters: The number of parameters that were trained.
+        reused: Whether the result was found again: it is an earlier run's, or that of a trial of
+            the search that came first.
     """
 
     epochs: float
@@ -73,12 +102,13 @@ class TrainSummary:
     """How the head was trained.
 
     Attributes:
-        examples: Training examples in an epoch.
-        tokens: Their tokens.
+        examples: The number of training examples in an epoch.
+        tokens: The number of their tokens.
         history: One record for each epoch that ran, in order.
-        planned_epochs: `train.epochs`; more than ran where training stopped early.
+        planned_epochs: The value of `train.epochs`; fewer ran where training stopped early.
         best_epoch: The epoch (from 1) whose head is reported and saved.
-        chosen_by: Rule that chose it, as it reads after "chosen by", say "lowest validation loss".
+        chosen_by: The rule that chose it, as it reads after "chosen by", for example "lowest
+            validation loss".
     """
 
     examples: int
@@ -94,18 +124,19 @@ class StreamSummary:
     """What the feature stream did, training and validation together; keys as in `metrics.json`.
 
     Attributes:
-        blocks: Distinct blocks.
-        blocks_extracted: Blocks made by a forward pass, repetitions included.
-        blocks_from_cache: Blocks delivered without one.
-        tokens_extracted: Tokens in the blocks extracted.
-        bytes_per_epoch: Bytes of hidden states that one epoch delivers.
-        budget_bytes: Limit of the bytes that may exist at once.
-        peak_bytes: Most that existed at once.
-        cache_bytes: Bytes that the cache held at the end.
-        spilled_bytes: Bytes that Ray's object store spilled to disk: 0.
-        fallback_bytes: Bytes that it put into files mapped into memory: 0.
-        dump_bytes_avoided: What BERTVision's layout would have written to disk: every example
-            padded to `max_length` tokens, all layers, 4 bytes a number.
+        blocks: The number of distinct blocks.
+        blocks_extracted: The number of blocks made by a forward pass, repetitions included.
+        blocks_from_cache: The number of blocks delivered without a forward pass.
+        tokens_extracted: The number of tokens in the blocks that were extracted.
+        bytes_per_epoch: The bytes of hidden states that one epoch delivers.
+        budget_bytes: The limit of the bytes of hidden states that may exist at once.
+        peak_bytes: The most bytes that did exist at once.
+        cache_bytes: The bytes that the cache held at the end.
+        spilled_bytes: The bytes that Ray's object store spilled to disk. It is to be 0.
+        fallback_bytes: The bytes that Ray's object store put into files mapped into memory. It is
+            to be 0 as well.
+        dump_bytes_avoided: The bytes that BERTVision's layout would have written to disk: every
+            example padded to `max_length` tokens, all layers, 4 bytes a number.
     """
 
     blocks: int
@@ -126,19 +157,20 @@ class SearchSummary:
     """The search before the training; keys as in `metrics.json`.
 
     Attributes:
-        target: `head` or `backbone`.
-        trials: How many there were.
-        lost: Those that diverged or failed.
-        best_trial: The number of the best, from 1.
-        best_score: Its score, on the rows that the search took.
-        best_config: Its values by dotted key.
-        max_concurrent: Trials at once.
-        seconds: Wall time.
-        epochs: Epochs that the stream ran for all trials together.
-        examples: Training examples that the search took.
-        tokens_extracted: Tokens of the blocks that the stream made for all trials together.
-        blocks_extracted: Blocks that it made.
-        blocks_from_cache: Blocks that it delivered without making them again.
+        target: What was searched for: `head` or `backbone`.
+        trials: The number of trials.
+        lost: The number of trials that diverged or failed.
+        best_trial: The number of the best trial, counted from 1.
+        best_score: The best trial's score, on the rows that the search took.
+        best_config: The best trial's values by dotted key.
+        max_concurrent: The most trials that ran at once.
+        seconds: The wall time of the search.
+        epochs: The number of epochs that the stream ran for all trials together.
+        examples: The number of training examples that the search took.
+        tokens_extracted: The number of tokens of the blocks that the stream made for all trials
+            together.
+        blocks_extracted: The number of blocks that the stream made.
+        blocks_from_cache: The number of blocks that it delivered without making them again.
     """
 
     target: str
@@ -158,9 +190,13 @@ class SearchSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """Wall time: the whole run, fine-tuning, and streaming with the training of heads.
+    """Wall times in seconds.
 
-    `stages` is all that the run did, in order, by what it was.
+    Attributes:
+        total: The whole run.
+        finetune: The fine-tuning of the backbone; 0 where its result was found again.
+        stream: All epochs of the stream, with the training of the heads.
+        stages: Everything that the run did, in order, by what it was.
     """
 
     total: float
@@ -174,12 +210,21 @@ class RunReport:
     """Everything that a finished run says about itself.
 
     Attributes:
-        settings: Resolved settings, dotted key -> value.
-        command: Command line that does the run again.
-        versions: Package -> version.
+        task: What was learned.
+        backbone: The name of the backbone, as the user gave it.
+        seed: The seed of the run.
+        ensemble: How the scores of BERT and head are combined.
+        head: The head.
+        splits: The metrics on each validation split.
+        finetune: The fine-tuning of the backbone.
+        train: The training of the head.
+        stream: The feature stream.
+        seconds: The time that the run took.
+        settings: The resolved settings by dotted key.
+        command: The command line that does the run again.
+        versions: The versions of Python and of packages by name.
         notes: Sentences for the user: what was held out, what was picked automatically.
-        search: The search that came first; None without one.
-        plan: What was predicted before the stream began, against what happened.
+        search: The search that came first; None for a run without one.
     """
 
     task: Task
@@ -197,7 +242,6 @@ class RunReport:
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
     search: SearchSummary | None = None
-    plan: PlanCheck | None = None
 
 
 def metrics_json(report: RunReport) -> dict[str, Any]:
@@ -233,18 +277,13 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "versions": dict(report.versions),
         "notes": list(report.notes),
         **({"search": asdict(report.search)} if report.search else {}),
-        **({"plan": asdict(report.plan)} if report.plan else {}),
     }
 
 
 def splits_json(splits: Iterable[SplitResult]) -> dict[str, Any]:
-    """Scores of the three on each split, as in `metrics.json`."""
+    """The metrics of the three predictors on each split, as in `metrics.json`."""
     return {
-        split.name: {
-            "examples": split.examples,
-            "bert": dict(split.bert),
-            "head": dict(split.head),
-            "ensemble": dict(split.ensemble),
-        }
+        split.name: {"examples": split.examples}
+        | {key: dict(scores) for key, scores in split.by_predictor().items()}
         for split in splits
     }

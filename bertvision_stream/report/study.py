@@ -1,4 +1,4 @@
-"""What `mode=study` finds out: scores by amount of data, of fine-tuning, and by seed; no torch."""
+"""What `mode=study` finds out: scores by amount of data, by amount of fine-tuning, and by seed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from bertvision_stream.data.splits import TaskData
-from bertvision_stream.report.tables import MeanStd, markdown_grid, text_grid
+from bertvision_stream.report.tables import PREDICTORS, WIDTH, MeanStd, Table
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.training.metrics import main_score
 
-BERT, HEAD, HEAD_ON_ALL = "BERT", "head", "head on BERT of all rows"
-"""The predictors that are compared, each at every fraction:
+BERT, HEAD, HEAD_ON_ALL = PREDICTORS["bert"], PREDICTORS["head"], "head on BERT of all rows"
+"""The predictors that are compared, each at every fraction of the training rows:
 
-BERT fine-tuned on the rows; the head on them, on the hidden states of that BERT; the head on them,
-on the hidden states of the BERT that was fine-tuned on the largest fraction.
+BERT, fine-tuned on these rows; a head that is trained on these rows, on the hidden states of that
+BERT; a head that is trained on these rows, on the hidden states of the BERT that was fine-tuned on
+the largest fraction.
 """
 
+NEARLY_ALL = 0.95
+"""The share of the score with the largest fraction that counts as enough."""
+
 Cell = tuple[float, float]
-"""Epochs of fine-tuning and fraction of the training rows."""
+"""The epochs of fine-tuning and the fraction of the training rows."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,12 @@ class Point:
 
     Attributes:
         predictor: `BERT`, `HEAD` or `HEAD_ON_ALL`.
-        finetune_epochs: Of the BERT that it is, or reads.
-        fraction: Of the training examples that it learned from.
-        seed: Drew the examples, and seeded fine-tuning and head.
-        examples: How many they are.
-        scores: Metrics by validation split; empty where it failed.
-        failure: Why it has none, or empty.
+        finetune_epochs: The epochs of fine-tuning of the BERT that it is, or that it reads.
+        fraction: The fraction of the training examples that it learned from.
+        seed: The seed that drew the examples, and that fine-tuning and head began with.
+        examples: The number of these examples.
+        scores: The metrics by validation split; empty where it failed.
+        failure: Why it failed; empty where it did not.
     """
 
     predictor: str
@@ -54,15 +58,16 @@ class StreamUse:
     """One stream: the hidden states of one BERT, and how many heads learned from them.
 
     Attributes:
-        finetune_epochs: Of the BERT.
-        fraction: Of the training examples, for the BERT and in the stream.
-        seed: Of all.
-        heads: How many learned from it.
-        tokens_extracted: Tokens of all blocks made.
-        blocks_extracted: Blocks made.
-        blocks_from_cache: Blocks delivered without making them.
-        finetune_seconds: Wall time of the fine-tuning; 0 where it was found again.
-        stream_seconds: Wall time of the epochs.
+        finetune_epochs: The epochs of fine-tuning of the BERT.
+        fraction: The fraction of the training examples that the BERT was fine-tuned on and that
+            were streamed.
+        seed: The seed of everything.
+        heads: The number of heads that learned from it.
+        tokens_extracted: The number of tokens in all blocks that were made.
+        blocks_extracted: The number of blocks that were made.
+        blocks_from_cache: The number of blocks that were delivered without making them again.
+        finetune_seconds: The wall time of the fine-tuning; 0 where its result was found again.
+        stream_seconds: The wall time of the epochs.
     """
 
     finetune_epochs: float
@@ -81,12 +86,13 @@ class Study:
     """A study, finished or on its way.
 
     Attributes:
-        task: Its name.
-        backbone: As it was named.
-        head: `head.kind`.
-        rows: A hash of the rows, for one that is gone on with.
-        points: All that was measured.
-        streams: All that was streamed.
+        task: The name of the task.
+        backbone: The name of the backbone, as the user gave it.
+        head: The value of `head.kind`.
+        rows: A hash of the rows, which must be the same for the study to go on after an
+            interruption.
+        points: Everything that was measured.
+        streams: Everything that was streamed.
     """
 
     task: str
@@ -112,14 +118,15 @@ class Study:
         return list(dict.fromkeys(point.seed for point in self.points))
 
     def has(self, finetune_epochs: float, fraction: float, seed: int) -> bool:
-        """Whether the stream of a backbone has been used up."""
+        """Whether all heads have learned from the stream of a backbone."""
         key = (finetune_epochs, fraction, seed)
         return key in {(s.finetune_epochs, s.fraction, s.seed) for s in self.streams}
 
     def scores(self, predictor: str) -> dict[Cell, list[float]]:
         """GLUE's mean of metrics and splits, for each seed that did not fail.
 
-        With the largest fraction, and without fine-tuning, both heads are the same one.
+        With the largest fraction, and without fine-tuning, both heads are the same head, which is
+        trained once.
         """
         largest = max(self.fractions, default=1.0)
         found: dict[Cell, list[float]] = {}
@@ -132,11 +139,11 @@ class Study:
         return found
 
     def spreads(self, predictor: str) -> dict[Cell, MeanStd]:
-        """Mean and standard deviation of `scores`."""
+        """The mean and the standard deviation of `scores`."""
         return {cell: MeanStd.of(scores) for cell, scores in self.scores(predictor).items()}
 
     def examples(self, fraction: float) -> int:
-        """Training examples of a fraction."""
+        """The number of training examples of a fraction."""
         return next(point.examples for point in self.points if point.fraction == fraction)
 
     @property
@@ -155,7 +162,7 @@ class Study:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Study:
-        """What `to_json` made."""
+        """The study that `to_json` was called on."""
         points = [Point(**point) for point in content["points"]]
         streams = [StreamUse(**stream) for stream in content["streams"]]
         named = {name: content[name] for name in ("task", "backbone", "head", "rows")}
@@ -163,7 +170,7 @@ class Study:
 
 
 def read_study(path: Path) -> Study | None:
-    """A study that was interrupted; None where none was begun."""
+    """The interrupted study in a file; None where none was begun."""
     if not path.is_file():
         return None
     return Study.from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -179,28 +186,18 @@ def rows_fingerprint(data: TaskData) -> str:
     return digest.hexdigest()[:16]
 
 
-_WIDTH = 96
-
-NEARLY_ALL = 0.95
-"""Of the score with the largest fraction: what counts as enough data."""
-
-
 def score_name(task: Task) -> str:
     """What the one score of a task is, in words."""
-    metrics = [metric.replace("_", " ") for metric in task.metrics]
+    metrics, splits = [metric.replace("_", " ") for metric in task.metrics], task.validation_splits
     name = metrics[0] if len(metrics) == 1 else f"mean of {' and '.join(metrics)}"
-    return f"{name}, mean of {len(task.validation_splits)} splits" if _several(task) else name
-
-
-def _several(task: Task) -> bool:
-    return len(task.validation_splits) > 1
+    return f"{name}, mean of {len(splits)} splits" if len(splits) > 1 else name
 
 
 def render_study(study: Study, task: Task) -> str:
     """Text for a console."""
     lines = [f"{_title(study)}; {score_name(task)} on validation", ""]
-    lines.append(text_grid(*_table(study)))
-    lines += [textwrap.fill(note, _WIDTH, break_on_hyphens=False) for note in _notes(study)]
+    lines.append(_table(study).text())
+    lines += [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in _notes(study)]
     return "\n".join(lines) + "\n"
 
 
@@ -209,7 +206,7 @@ def render_study_markdown(study: Study, task: Task, command: str, plots: list[Pa
     sections = [
         f"# {_title(study)}",
         f"Scores are {score_name(task)} on validation.",
-        markdown_grid(*_table(study)),
+        _table(study).markdown(),
         "\n".join(f"- {note}" for note in _notes(study)),
         *(f"![{plot.stem.replace('_', ' ')}](plots/{plot.name})" for plot in plots),
         "## Run it again",
@@ -225,28 +222,28 @@ def _title(study: Study) -> str:
 
 
 def _predictors(study: Study) -> list[str]:
-    """Without the second head where it never is another one."""
+    """The predictors of a study, without the second head where it always is the first one."""
     shared = any(point.predictor == HEAD_ON_ALL for point in study.points)
     return [BERT, HEAD, *([HEAD_ON_ALL] if shared else [])]
 
 
-def _table(study: Study) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    header = [("epochs of", "fine-tuning"), ("share of", "rows"), ("", "rows")]
-    titles = {BERT: ("", "BERT"), HEAD: ("", "head"), HEAD_ON_ALL: ("head on", "BERT of all rows")}
+def _table(study: Study) -> Table:
+    """A row for each amount of fine-tuning and of data; a column for each predictor."""
     predictors = _predictors(study)
-    header += [titles[name] for name in predictors]
-    spreads = {name: study.spreads(name) for name in predictors}
+    # The last one's name is too long for one line.
+    names = [name.replace("head on ", "head on\n") for name in predictors]
+    spreads = [study.spreads(name) for name in predictors]
     rows = []
     for epochs in study.finetune_epochs:
         for fraction in study.fractions:
-            cells = [spreads[name].get((epochs, fraction)) for name in predictors]
-            shown = ["-" if cell is None else str(cell) for cell in cells]
+            cells = [of_predictor.get((epochs, fraction), "-") for of_predictor in spreads]
             examples = f"{study.examples(fraction):,}"
-            rows.append([f"{epochs:g}", f"{fraction:g}", examples, *shown])
-    return header, rows
+            rows.append([f"{epochs:g}", f"{fraction:g}", examples, *map(str, cells)])
+    return Table(["epochs of\nfine-tuning", "share of\nrows", "rows", *names], rows)
 
 
 def _notes(study: Study) -> list[str]:
+    """What the columns mean, how much data is enough, what was streamed, and what failed."""
     largest = study.fractions[-1]
     notes = [
         "BERT: fine-tuned on these rows, with its own classifier; head: trained on the same rows, "
@@ -277,14 +274,14 @@ def _notes(study: Study) -> list[str]:
 
 
 def _enough(study: Study) -> list[str]:
-    """With how much data each predictor has most of its score."""
+    """How much data each predictor needs for most of its score, by amount of fine-tuning."""
     if len(study.fractions) < 2:
         return []
     largest, notes = study.fractions[-1], []
     for epochs in study.finetune_epochs:
         enough = []
         for name in _predictors(study):
-            if name == HEAD_ON_ALL and epochs == 0:  # the same head
+            if name == HEAD_ON_ALL and epochs == 0:  # It is the same head as HEAD.
                 continue
             means = {f: s.mean for (e, f), s in study.spreads(name).items() if e == epochs}
             if means.get(largest, 0) > 0:
@@ -299,7 +296,17 @@ def _enough(study: Study) -> list[str]:
 
 
 def write_study_plots(study: Study, task: Task, folder: Path) -> list[Path]:
-    """Writes `study_fractions*.png` and `study_finetuning.png`, those that compare anything."""
+    """Writes `study_fractions*.png` and `study_finetuning.png`, each if it compares anything.
+
+    Args:
+        study: The finished study.
+        task: What was learned.
+        folder: The folder of the plots, which is made.
+
+    Returns:
+        The files.
+    """
+    # matplotlib is slow to import, and reading or printing a study needs none of it.
     from bertvision_stream.report.figures import save_figures
     from bertvision_stream.report.plots import draw_scores_against
 
@@ -341,7 +348,14 @@ def _series(
     epochs: float | None = None,
     fraction: float | None = None,
 ) -> dict[str, dict[float, list[float]]]:
-    """Scores by predictor and by x, of one amount of fine-tuning or of one fraction."""
+    """Scores by predictor and by the x axis of a plot.
+
+    Args:
+        study: The study.
+        x: The place on the axis for an amount of fine-tuning and a fraction.
+        epochs: The only amount of fine-tuning to be shown; None for all.
+        fraction: The only fraction to be shown; None for all.
+    """
     series: dict[str, dict[float, list[float]]] = {}
     for name in _predictors(study):
         points = {
@@ -349,7 +363,8 @@ def _series(
             for (e, f), scores in study.scores(name).items()
             if epochs in (None, e) and fraction in (None, f)
         }
-        same = name == HEAD_ON_ALL and points == series.get(HEAD)  # heads of two names
+        # Where both heads are the same at every point, one of the two lines is enough.
+        same = name == HEAD_ON_ALL and points == series.get(HEAD)
         if points and not same:
             series[name] = points
     return series

@@ -1,4 +1,4 @@
-"""Several runs as one: what each task or seed came to, and means and spreads over them."""
+"""Several runs as one: the scores of each task, their means, and what BERTVision published."""
 
 from __future__ import annotations
 
@@ -6,16 +6,71 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import fmean
 from typing import Any
 
-from bertvision_stream.report.published import PUBLISHED, SIZES, SOURCE, published, size_of
-from bertvision_stream.report.tables import MeanStd, markdown_grid, text_grid
+from bertvision_stream.report.tables import PREDICTORS, WIDTH, MeanStd, Table, mark_best
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.training.metrics import main_score
 
-PREDICTORS = ("bert", "head", "ensemble")
+SOURCE = "https://github.com/cbenge509/BERTVision"
+_SHORT_SPLITS = {"validation_matched": "-m", "validation_mismatched": "-mm"}  # mnli's
+
+SIZES = ("base", "large")
+"""The sizes of BERTVision's two BERTs, in the order of columns."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What BERTVision published of one metric on one validation split.
+
+    Attributes:
+        metric: The name of the metric.
+        bert: The scores of BERT-base and BERT-large, fine-tuned.
+        head: The scores of BERTVision's head on each of them.
+    """
+
+    metric: str
+    bert: tuple[float, float]
+    head: tuple[float, float]
+
+
+def _of(metric: str, base: tuple[float, float], large: tuple[float, float]) -> Published:
+    """The scores of BERT and then of its head, for each size."""
+    return Published(metric, (base[0], large[0]), (base[1], large[1]))
+
+
+# The results of the README (index.md) of SOURCE, in which BERT-base and BERT-large, both uncased,
+# and heads on their hidden states were tuned task by task.
+PUBLISHED: Mapping[tuple[str, str], tuple[Published, ...]] = {
+    ("cola", "validation"): (_of("matthews", (0.5650, 0.6000), (0.5960, 0.4320)),),
+    ("sst2", "validation"): (_of("accuracy", (0.9200, 0.9270), (0.9330, 0.9290)),),
+    ("mrpc", "validation"): (_of("accuracy", (0.8280, 0.8400), (0.7680, 0.8370)),),
+    ("stsb", "validation"): (_of("pearson", (0.8880, 0.8620), (0.8940, 0.8800)),),
+    ("qqp", "validation"): (_of("accuracy", (0.8890, 0.8860), (0.8690, 0.8970)),),
+    ("mnli", "validation_matched"): (_of("accuracy", (0.8240, 0.8220), (0.8530, 0.8490)),),
+    ("mnli", "validation_mismatched"): (_of("accuracy", (0.8290, 0.8290), (0.8510, 0.8500)),),
+    ("qnli", "validation"): (_of("accuracy", (0.9010, 0.8920), (0.9120, 0.9100)),),
+    ("rte", "validation"): (_of("accuracy", (0.6570, 0.7260), (0.6640, 0.5920)),),
+    ("squad_v2", "validation"): (
+        _of("exact", (0.6941, 0.7010), (0.7758, 0.7696)),
+        _of("f1", (0.7257, 0.7342), (0.8058, 0.8027)),
+    ),
+}
+"""BERTVision's scores by task and validation split; wnli is not among them."""
+
+
+def published(task: str, split: str, metric: str) -> Published | None:
+    """What was published of a task's metric on a split, if anything."""
+    rows = PUBLISHED.get((task, split), ())
+    return next((row for row in rows if row.metric == metric), None)
+
+
+def size_of(backbone: str) -> str | None:
+    """Which of BERTVision's two backbones this is, by its name; None for another one."""
+    name = PurePath(backbone).name
+    return next((size for size in SIZES if name == f"bert-{size}-uncased"), None)
 
 
 @dataclass(frozen=True)
@@ -23,11 +78,11 @@ class Entry:
     """One run of a suite.
 
     Attributes:
-        task: Its task.
-        seed: Its seed.
-        folder: Where its results are; empty where it has none.
-        metrics: Its `metrics.json`; None where it has none.
-        failure: Why it failed; empty where it did not.
+        task: The task of the run.
+        seed: The seed of the run.
+        folder: The folder of its results; empty for a run that left none.
+        metrics: The content of its `metrics.json`; None for a run that left none.
+        failure: Why it failed; empty for a run that did not.
     """
 
     task: str
@@ -39,7 +94,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one validation split of a task: a spread by contestant."""
+    """One metric of one validation split of a task: mean and deviation by predictor.
+
+    Attributes:
+        task: The name of the task.
+        split: The name of the split.
+        metric: The name of the metric.
+        examples: The number of the split's rows.
+        spreads: The mean and the deviation over the seeds, by the keys of `PREDICTORS`.
+    """
 
     task: str
     split: str
@@ -64,10 +127,10 @@ def metric_rows(entries: Sequence[Entry]) -> list[Row]:
 
 
 def glue_means(entries: Sequence[Entry]) -> Mapping[str, MeanStd]:
-    """The mean over tasks by contestant, as GLUE takes it: of each task's mean of its metrics.
+    """The mean over tasks by predictor, as GLUE takes it: of each task's mean of its metrics.
 
-    Of the tasks that finished with some seed, over the seeds with which all of these finished;
-    empty where there is no such seed.
+    The tasks are those that finished with some seed, the seeds those with which all of these tasks
+    finished. There are no means where there is no such seed.
     """
     by_seed: dict[int, dict[str, Mapping[str, Any]]] = {}
     for entry in entries:
@@ -88,15 +151,16 @@ def published_means(rows: Sequence[Row]) -> dict[str, Any]:
     """Like with like: the mean over tasks of only those metrics that BERTVision published.
 
     Returns:
-        `tasks`, how many there are, and the means: ours by contestant, `published_bert` and
-        `published_head` by size of BERT. Empty where none of the tasks was published.
+        `tasks`, the number of tasks, and the means: ours by predictor, and BERTVision's as
+        `bert_base`, `head_base`, `bert_large` and `head_large`. Empty where none of the tasks was
+        published.
     """
     ours: dict[str, list[dict[str, float]]] = {}
     for row in rows:
         figure = published(row.task, row.split, row.metric)
         if figure is not None:
             values = {name: spread.mean for name, spread in row.spreads.items()}
-            for i, size in enumerate(("base", "large")):
+            for i, size in enumerate(SIZES):
                 values |= {f"bert_{size}": figure.bert[i], f"head_{size}": figure.head[i]}
             ours.setdefault(row.task, []).append(values)
     if not ours:
@@ -135,7 +199,7 @@ def suite_json(entries: Sequence[Entry], command: str) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """The `metrics.json` of a run's folder; None where the run leaves none."""
+    """The `metrics.json` in the folder of a run; None where the run left none."""
     path = folder / "metrics.json"
     if not path.is_file():
         return None
@@ -157,88 +221,73 @@ def _finished(entries: Sequence[Entry], task: str) -> list[Entry]:
 
 
 def _metrics(task: str, split: Mapping[str, Any]) -> list[str]:
-    """The task's metrics, without what else is told of a split."""
+    """The task's metrics, without what else `metrics.json` holds of a split."""
     return list(TASKS[task].metrics if task in TASKS else split["head"])
 
 
-def _score(task: str, splits: Mapping[str, Any], contestant: str) -> float:
+def _score(task: str, splits: Mapping[str, Any], predictor: str) -> float:
+    """The one score of a predictor on a task, from the splits of a `metrics.json`."""
     return main_score(
         {
-            name: {metric: split[contestant][metric] for metric in _metrics(task, split)}
+            name: {metric: split[predictor][metric] for metric in _metrics(task, split)}
             for name, split in splits.items()
         }
     )
 
 
-_WIDTH = 96
-
-_NAMES = {"bert": "BERT", "head": "head", "ensemble": "ensemble"}
-_SHORT = {"validation_matched": "-m", "validation_mismatched": "-mm"}
-
-
 def render_suite(entries: Sequence[Entry]) -> str:
     """Text for a console: the table, what it means, and what failed."""
-    lines = [text_grid(*_table(entries, mark="*")), "* best of BERT, head and ensemble"]
+    lines = [_table(entries).text(mark="*"), "* best of BERT, head and ensemble"]
     notes = [*_notes(entries), *(f"failed: {line}" for line in _failures(entries))]
-    lines += [textwrap.fill(note, _WIDTH, break_on_hyphens=False) for note in notes]
+    lines += [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes]
     return "\n".join(lines) + "\n"
 
 
 def render_suite_markdown(entries: Sequence[Entry], command: str) -> str:
     """The content of `summary.md`."""
-    sections = ["# Summary", markdown_grid(*_table(entries, mark="**"))]
+    sections = ["# Summary", _table(entries).markdown()]
     sections.append("\n".join(f"- {note}" for note in _notes(entries)))
     if failures := _failures(entries):
         sections.append("## Failed\n\n" + "\n".join(f"- {line}" for line in failures))
     runs = [[entry.task, str(entry.seed), entry.folder or "-"] for entry in entries]
-    header = [("", "task"), ("", "seed"), ("", "folder")]
-    sections += ["## Runs", markdown_grid(header, runs, align_right=False)]
+    sections += ["## Runs", Table(["task", "seed", "folder"], runs).markdown(left=3)]
     sections += ["## Run it again", f"```bash\n{command}\n```"]
     return "\n\n".join(sections) + "\n"
 
 
-def _table(entries: Sequence[Entry], *, mark: str) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    header = [("", "task"), ("", "metric"), *(("", _NAMES[name]) for name in PREDICTORS)]
-    header += [(size, who) for size in SIZES for who in ("BERT", "head")]
+def _table(entries: Sequence[Entry]) -> Table:
+    """Every metric of every task, and the means: ours, then what BERTVision published."""
+    theirs = [f"{size}\n{PREDICTORS[key]}" for size in SIZES for key in ("bert", "head")]
+    titles = ["task", "metric", *PREDICTORS.values(), *theirs]
+    nothing = ["-"] * len(theirs)
     rows: list[list[str]] = []
     found = metric_rows(entries)
     for task in dict.fromkeys(entry.task for entry in entries):
         of_task = [row for row in found if row.task == task]
         if not of_task:
-            rows.append([task, "failed", *["-"] * (len(header) - 2)])
+            rows.append([task, "failed", *["-"] * len(PREDICTORS), *nothing])
         for row in of_task:
+            name = task + _SHORT_SPLITS.get(row.split, "")
             figure = published(row.task, row.split, row.metric)
-            theirs = ["-"] * 4
-            if figure is not None:
-                pairs = zip(figure.bert, figure.head, strict=True)
-                theirs = [f"{value:.4f}" for pair in pairs for value in pair]
-            spreads = [row.spreads[contestant] for contestant in PREDICTORS]
-            name = task + _SHORT.get(row.split, "")
-            rows.append([name, row.metric, *_marked(spreads, mark), *theirs])
+            figures = [] if figure is None else zip(figure.bert, figure.head, strict=True)
+            shown = [f"{score:.4f}" for pair in figures for score in pair] or nothing
+            rows.append([name, row.metric, *_cells(row.spreads), *shown])
     if means := glue_means(entries):
-        spreads = [means[name] for name in PREDICTORS]
-        rows.append(["mean, GLUE", "", *_marked(spreads, mark), *["-"] * 4])
+        rows.append(["mean, GLUE", "", *_cells(means), *nothing])
     if like := published_means(found):
-        ours = [MeanStd(like[name], None, 1) for name in PREDICTORS]
-        theirs = [f"{like[f'{who}_{size}']:.4f}" for size in SIZES for who in ("bert", "head")]
-        rows.append(["mean, both", "", *_marked(ours, mark), *theirs])
-    return header, rows
+        ours = {name: MeanStd.of([like[name]]) for name in PREDICTORS}
+        shown = [f"{like[f'{key}_{size}']:.4f}" for size in SIZES for key in ("bert", "head")]
+        rows.append(["mean, both", "", *_cells(ours), *shown])
+    return Table(titles, rows)
 
 
-def _marked(spreads: Sequence[MeanStd], mark: str) -> list[str]:
-    """Means with their deviation, the best marked; what reads the same is equally good."""
-    shown = [f"{spread.mean:.4f}" for spread in spreads]
-    best = max(shown, key=float)
-    cells = []
-    for score, spread in zip(shown, spreads, strict=True):
-        cell = str(spread)
-        if score == best:
-            cell = f"*{cell}" if mark == "*" else f"{mark}{cell}{mark}"
-        cells.append(cell)
-    return cells
+def _cells(spreads: Mapping[str, MeanStd]) -> list[str]:
+    """The scores of the three predictors, the best marked."""
+    return mark_best([spreads[name] for name in PREDICTORS])
 
 
 def _notes(entries: Sequence[Entry]) -> list[str]:
+    """What the rows and columns of the table mean, and how far they can be compared."""
     done = [entry for entry in entries if entry.metrics is not None]
     notes = []
     if len({entry.seed for entry in entries}) > 1:

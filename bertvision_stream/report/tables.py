@@ -1,71 +1,82 @@
-"""Tables as data, and their layout for a console and for Markdown."""
+"""What all reports have in common: tables, the names of the predictors, the width of a line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-_Header = Sequence[tuple[str, str]]  # for each column the upper and the lower line of its title
+WIDTH = 96
+"""The number of columns that sentences on a console are wrapped to."""
+
+PREDICTORS: Mapping[str, str] = {"bert": "BERT", "head": "head", "ensemble": "ensemble"}
+"""The three predictors that every report compares: the key in files, and the name for people."""
 
 
-_Rows = Sequence[Sequence[str]]
-
-
-_Mark = Callable[[str], str]  # how the best score of several is shown
+class Best(str):
+    """The text of a cell that is the best of several; each renderer marks it in its own way."""
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table: titles of the columns, and rows of cells."""
+class Table:
+    """A table of text, which every report renders in its own way.
+
+    Attributes:
+        titles: The titles of the columns. A title may have two lines, with a line break between.
+        rows: The cells of each row, as many as there are titles. A cell of type `Best` is marked.
+    """
 
     titles: Sequence[str]
-    rows: _Rows
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def one_line_titles(self) -> list[str]:
+        """The titles without line breaks."""
+        return [title.replace("\n", " ") for title in self.titles]
+
+    def text(self, *, mark: str = "* ") -> str:
+        """The table for a console, its columns two spaces apart.
+
+        The first column is aligned to the left, the others to the right.
+
+        Args:
+            mark: What is put before a cell of type `Best`.
+        """
+        titles = [title.split("\n") for title in self.titles]
+        height = max(map(len, titles))
+        # A title of fewer lines than the others stands at the bottom, next to its column.
+        padded = [[""] * (height - len(lines)) + lines for lines in titles]
+        header = [list(line) for line in zip(*padded, strict=True)]
+        rows = [[mark + cell if isinstance(cell, Best) else cell for cell in r] for r in self.rows]
+        widths = [max(map(len, column)) for column in zip(*header, *rows, strict=True)]
+        rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+
+        def line(cells: Sequence[str]) -> str:
+            others = (f"{cell:>{width}}" for cell, width in zip(cells[1:], widths[1:], strict=True))
+            return "  ".join([cells[0].ljust(widths[0]), *others]).rstrip()
+
+        return "\n".join([*map(line, header), rule, *map(line, rows), rule])
+
+    def markdown(self, *, left: int = 1) -> str:
+        """The table as Markdown, with cells of type `Best` in bold.
+
+        Args:
+            left: How many columns are aligned to the left; those after them are to the right.
+        """
+        rules = [*["---"] * left, *["---:"] * (len(self.titles) - left)]
+        rows = ([_markdown_cell(cell) for cell in row] for row in self.rows)
+        lines = (self.one_line_titles, rules, *rows)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _grid(header: _Header, rows: _Rows) -> Grid:
-    return Grid([" ".join(filter(None, title)) for title in header], rows)
-
-
-def _marked(values: Sequence[float], mark: _Mark) -> list[str]:
-    """Scores with four digits, the best marked; what reads the same is equally good."""
-    shown = [f"{value:.4f}" for value in values]
-    best = max(shown, key=float)
-    return [mark(score) if score == best else score for score in shown]
-
-
-def _star(score: str) -> str:
-    return f"* {score}"
-
-
-def _bold(score: str) -> str:
-    return f"**{score}**"
-
-
-def text_grid(header: _Header, rows: _Rows) -> str:
-    """Lays out columns two spaces apart, the first to the left, the others to the right."""
-    titles = [list(line) for line in zip(*header, strict=True) if any(line)]
-    widths = [max(map(len, column)) for column in zip(*titles, *rows, strict=True)]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-
-    def line(cells: Sequence[str]) -> str:
-        others = (f"{cell:>{width}}" for cell, width in zip(cells[1:], widths[1:], strict=True))
-        return "  ".join([cells[0].ljust(widths[0]), *others]).rstrip()
-
-    return "\n".join([*map(line, titles), rule, *map(line, rows), rule])
-
-
-def markdown_grid(header: _Header, rows: _Rows, *, align_right: bool = True) -> str:
-    """Lays out a Markdown table, the first column to the left."""
-    titles = [" ".join(filter(None, title)) for title in header]
-    rules = ["---", *["---:" if align_right else "---"] * (len(titles) - 1)]
-    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rules, *escaped))
+def _markdown_cell(cell: str) -> str:
+    text = cell.replace("|", "\\|")
+    return f"**{text}**" if isinstance(cell, Best) else text
 
 
 @dataclass(frozen=True)
 class MeanStd:
-    """A score over seeds: the mean, and the sample's standard deviation (None of one seed)."""
+    """A score over seeds: the mean, and the sample's standard deviation (None for one seed)."""
 
     mean: float
     deviation: float | None
@@ -73,9 +84,23 @@ class MeanStd:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> MeanStd:
+        """The mean and the standard deviation of a score's values, one value for each seed."""
         return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
     def __str__(self) -> str:
         if self.deviation is None:
             return f"{self.mean:.4f}"
         return f"{self.mean:.4f} ±{self.deviation:.4f}".replace("±0.", "±.")
+
+
+def mark_best(scores: Sequence[MeanStd]) -> list[str]:
+    """Scores as cells of four digits, the highest mean as `Best`.
+
+    Means that read the same are equally good, so several cells may be the best.
+    """
+    means = [f"{score.mean:.4f}" for score in scores]
+    best = max(means, key=float)
+    return [
+        Best(score) if mean == best else str(score)
+        for mean, score in zip(means, scores, strict=True)
+    ]

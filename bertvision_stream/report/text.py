@@ -2,114 +2,157 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bertvision_stream.report import squad as spans_report
 from bertvision_stream.report.records import RunReport, SplitResult
-from bertvision_stream.report.tables import (
-    Grid,
-    _bold,
-    _grid,
-    _Header,
-    _Mark,
-    _marked,
-    _Rows,
-    _star,
-    markdown_grid,
-    text_grid,
-)
+from bertvision_stream.report.tables import PREDICTORS, WIDTH, Best, MeanStd, Table, mark_best
 from bertvision_stream.settings.tasks import Task
-from bertvision_stream.stream.plan_check import describe_check
 from bertvision_stream.training.metrics import EnsembleMethod
 from bertvision_stream.utils.units import format_bytes, format_count, format_seconds
 
-_WIDTH = 96  # columns that the facts under a table are wrapped to
+_THRESHOLD_NOTE = (
+    "No answer is predicted where it scores higher than the best span by more than the threshold. "
+    "tuned: the threshold with the highest F1 on these very questions, which flatters a little. "
+    "always: an answer is predicted for every question."
+)
+# The title and the metric of each column of the table of thresholds. Questions without an answer
+# have no column for F1: where nothing is or should be answered, exact match and F1 are equal.
+_THRESHOLD_COLUMNS = {
+    "exact": "all\nexact",
+    "f1": "f1",
+    "exact_answerable": "answerable\nexact",
+    "f1_answerable": "f1",
+    "exact_unanswerable": "unanswerable\nexact",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table that tasks of some kinds have beside the scores, with a note below it."""
+
+    title: str
+    table: Table
+    note: str
+
+    def text(self) -> str:
+        """The section for a console."""
+        return f"{self.title}\n\n{self.table.text()}\n{textwrap.fill(self.note, WIDTH)}"
+
+    def markdown(self) -> str:
+        """The section as Markdown."""
+        return f"## {self.title}\n\n{self.table.markdown()}\n\n{self.note}"
+
+
+@dataclass(frozen=True)
+class ReportParts:
+    """What the console, Markdown and HTML all show of a run.
+
+    Attributes:
+        title: The task, the head, the backbone and the seed.
+        data: How many examples there are.
+        scores: The scores and costs of the three predictors.
+        sections: What the kind of the task adds.
+        facts: Subjects and sentences about them.
+        epochs: The losses and scores after each epoch of the head.
+    """
+
+    title: str
+    data: str
+    scores: Table
+    sections: Sequence[Section]
+    facts: Sequence[tuple[str, str]]
+    epochs: Table
+
+
+def report_parts(report: RunReport) -> ReportParts:
+    """The parts of a run's report, whatever they are then rendered as."""
+    return ReportParts(
+        title=f"{report.task.name}: {report.head.kind} head on {report.backbone}, "
+        f"seed {report.seed}",
+        data=_data_line(report),
+        scores=_score_table(report),
+        sections=kind_sections(report.task, report.splits, report.ensemble),
+        facts=list(_facts(report)),
+        epochs=_epoch_table(report),
+    )
 
 
 def render_table(report: RunReport) -> str:
     """The results as text of at most 100 columns for a console: a title, the table, the facts."""
-    header, rows = _score_table(report, _star)
-    lines = [_title(report), _data_line(report), "", text_grid(header, rows)]
-    lines += ["* best of its column", ""]
-    for text in kind_table(report.task, report.splits, report.ensemble):
-        lines += [text, ""]
-    for subject, fact in _facts(report):
-        lines.append(textwrap.fill(f"{subject:<8}{fact}", _WIDTH, subsequent_indent=" " * 8))
+    parts = report_parts(report)
+    lines = [parts.title, parts.data, "", parts.scores.text(), "* best of its column", ""]
+    for section in parts.sections:
+        lines += [section.text(), ""]
+    for subject, fact in parts.facts:
+        lines.append(textwrap.fill(f"{subject:<8}{fact}", WIDTH, subsequent_indent=" " * 8))
     return "\n".join(lines) + "\n"
 
 
 def render_markdown(report: RunReport) -> str:
     """The content of `results.md`: the table, the facts, each epoch, the settings, the command."""
-    header, rows = _score_table(report, _bold)
-    facts = "\n".join(f"- **{subject}**: {fact}" for subject, fact in _facts(report))
+    parts = report_parts(report)
     settings = [[f"`{key}`", f"`{value}`"] for key, value in report.settings.items()]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     sections = [
-        f"# {_title(report)}",
-        _data_line(report),
-        markdown_grid(header, rows),
-        *_kind_sections(report),
-        facts,
+        f"# {parts.title}",
+        parts.data,
+        parts.scores.markdown(),
+        *(section.markdown() for section in parts.sections),
+        "\n".join(f"- **{subject}**: {fact}" for subject, fact in parts.facts),
         "## Epochs of the head",
-        markdown_grid(*_epoch_table(report, _bold)),
+        parts.epochs.markdown(),
         "## Run it again",
         f"```bash\n{report.command}\n```",
         f"Made with {versions}.",
         "## Settings",
-        markdown_grid([("", "key"), ("", "value")], settings, align_right=False),
+        Table(["key", "value"], settings).markdown(left=2),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-@dataclass(frozen=True)
-class ReportParts:
-    """What every way of showing a run shows."""
-
-    title: str
-    data: str
-    scores: Grid
-    facts: Sequence[tuple[str, str]]
-    epochs: Grid
-    more: Sequence[tuple[str, Grid, str]]
-    """What tasks of a kind have beside: title, table, a note below it."""
-
-
-def report_parts(report: RunReport, mark: _Mark) -> ReportParts:
-    """A run's results as parts.
-
-    Args:
-        report: The run.
-        mark: How the best score and the chosen epoch are shown.
-    """
-    scores, epochs = _grid(*_score_table(report, mark)), _grid(*_epoch_table(report, mark))
-    more = []
-    if report.task.per_token:
-        table = spans_report.threshold_table(report.splits, report.ensemble)
-        more.append((spans_report.TITLE, _grid(*table), spans_report.NOTE))
-    return ReportParts(_title(report), _data_line(report), scores, _facts(report), epochs, more)
+def render_predictions(task: Task, splits: Sequence[SplitResult], ensemble: EnsembleMethod) -> str:
+    """The scores of `mode=predict` for a console: a table, and what the kind of the task adds."""
+    rows = [
+        [
+            split.name,
+            f"{split.examples:,}",
+            metric,
+            *(f"{scores[metric]:.4f}" for scores in split.by_predictor().values()),
+        ]
+        for split in splits
+        for metric in task.metrics
+    ]
+    table = Table(["split", "examples", "metric", *PREDICTORS.values()], rows)
+    sections = kind_sections(task, splits, ensemble)
+    return "\n\n".join([table.text(), *(section.text() for section in sections)])
 
 
-def kind_table(task: Task, splits: Sequence[SplitResult], ensemble: EnsembleMethod) -> list[str]:
-    """What tasks of a kind have beside the scores, for a console: blocks of lines, or none."""
+def kind_sections(
+    task: Task, splits: Sequence[SplitResult], ensemble: EnsembleMethod
+) -> list[Section]:
+    """What the kind of a task adds to the scores: for SQuAD, both kinds of question."""
     if not task.per_token:
         return []
-    grid = text_grid(*spans_report.threshold_table(splits, ensemble))
-    return [spans_report.TITLE, f"{grid}\n{textwrap.fill(spans_report.NOTE, _WIDTH)}"]
+    rows = [row for split in splits for row in _threshold_rows(split, ensemble)]
+    table = Table(["", "threshold", *_THRESHOLD_COLUMNS.values()], rows)
+    return [Section("Questions with and without an answer", table, _THRESHOLD_NOTE)]
 
 
-def _kind_sections(report: RunReport) -> list[str]:
-    """The same as Markdown."""
-    if not report.task.per_token:
-        return []
-    grid = markdown_grid(*spans_report.threshold_table(report.splits, report.ensemble))
-    return [f"## {spans_report.TITLE}", grid, spans_report.NOTE]
+def _threshold_rows(split: SplitResult, ensemble: EnsembleMethod) -> Iterator[list[str]]:
+    """Each predictor at three thresholds: at 0, at the best one, and with an answer to all."""
+    for key, scores in split.by_predictor().items():
+        name = PREDICTORS[key] + (f" ({ensemble})" if key == "ensemble" else "")
+        tuned = f"{scores['threshold_tuned']:.2f} (tuned)"
+        for threshold, suffix in (("0", ""), (tuned, "_tuned"), ("always", "_always")):
+            yield [name, threshold, *_threshold_cells(scores, suffix)]
 
 
-def _title(report: RunReport) -> str:
-    return f"{report.task.name}: {report.head.kind} head on {report.backbone}, seed {report.seed}"
+def _threshold_cells(scores: Mapping[str, float], suffix: str) -> list[str]:
+    keys = [f"{key}{suffix}" for key in _THRESHOLD_COLUMNS]
+    # Questions that all are of one kind have no scores of the other.
+    return [f"{scores[key]:.4f}" if key in scores else "-" for key in keys]
 
 
 def _data_line(report: RunReport) -> str:
@@ -131,90 +174,86 @@ def _short_names(report: RunReport) -> list[str]:
     return [split.name.removeprefix("validation_") for split in report.splits]
 
 
-def _score_table(report: RunReport, mark: _Mark) -> tuple[_Header, _Rows]:
-    """BERT, head and ensemble as rows; each metric of each split and the costs as columns."""
-    header = [("", "")]
-    columns = []
-    for name, split in zip(_short_names(report), report.splits, strict=True):
-        for metric in report.task.metrics:
-            header.append((name, metric))
-            values = [split.bert[metric], split.head[metric], split.ensemble[metric]]
-            columns.append(_marked(values, mark))
-    header += [("parameters", "trained"), ("share of", "backbone"), ("", "time")]
-
-    finetune, head = report.finetune, report.head
-    finetune_time = "reused" if finetune.reused else format_seconds(report.seconds.finetune)
-    columns += [
-        [format_count(finetune.parameters), format_count(head.parameters), "-"],
-        [
-            _share(count, head.backbone_parameters)
-            for count in (finetune.parameters, head.parameters)
-        ]
-        + ["-"],
-        [finetune_time, format_seconds(report.seconds.stream), "-"],
+def _metric_titles(report: RunReport) -> list[str]:
+    """The titles of columns of scores: the split, where there are several, over the metric."""
+    return [
+        f"{name}\n{metric}".strip()
+        for name in _short_names(report)
+        for metric in report.task.metrics
     ]
+
+
+def _score_table(report: RunReport) -> Table:
+    """BERT, head and ensemble as rows; each metric of each split and the costs as columns."""
+    finetune, head = report.finetune, report.head
     epochs = "1 epoch" if finetune.epochs == 1 else f"{finetune.epochs:g} epochs"
     names = [
         f"BERT, fine-tuned {epochs}" if finetune.epochs else "BERT, not fine-tuned",
         f"{head.kind} head",
         f"ensemble of both ({report.ensemble})",
     ]
-    return header, [list(row) for row in zip(names, *columns, strict=True)]
+    scores = [
+        mark_best([MeanStd.of([scores[metric]]) for scores in split.by_predictor().values()])
+        for split in report.splits
+        for metric in report.task.metrics
+    ]
+    trained = (finetune.parameters, head.parameters)
+    finetune_time = "reused" if finetune.reused else format_seconds(report.seconds.finetune)
+    costs = [
+        [*map(format_count, trained), "-"],
+        [*(_share(count, head.backbone_parameters) for count in trained), "-"],
+        [finetune_time, format_seconds(report.seconds.stream), "-"],
+    ]
+    titles = ["", *_metric_titles(report), "parameters\ntrained", "share of\nbackbone", "time"]
+    return Table(titles, list(zip(names, *scores, *costs, strict=True)))
 
 
-def _epoch_table(report: RunReport, mark: _Mark) -> tuple[_Header, _Rows]:
+def _epoch_table(report: RunReport) -> Table:
     """One row for each epoch of the head, the chosen one marked."""
-    header = [("", "epoch"), ("", "training loss"), ("", "validation loss")]
-    for name in _short_names(report):
-        header += [(name, metric) for metric in report.task.metrics]
     rows = []
     for record in report.train.history:
         chosen = record.epoch == report.train.best_epoch
-        row = [mark(f"{record.epoch} (chosen)") if chosen else str(record.epoch)]
-        row += [f"{record.loss:.4f}", f"{record.validation_loss:.4f}"]
-        for split in report.splits:
-            scores = record.scores[split.name]
-            row += [f"{scores[metric]:.4f}" for metric in report.task.metrics]
-        rows.append(row)
-    return header, rows
+        scores = [
+            record.scores[split.name][metric]
+            for split in report.splits
+            for metric in report.task.metrics
+        ]
+        numbers = (record.loss, record.validation_loss, *scores)
+        epoch = Best(f"{record.epoch} (chosen)") if chosen else str(record.epoch)
+        rows.append([epoch, *(f"{number:.4f}" for number in numbers)])
+    return Table(["epoch", "training loss", "validation loss", *_metric_titles(report)], rows)
 
 
-def _facts(report: RunReport) -> list[tuple[str, str]]:
-    """What stands under the table: subject and sentence."""
+def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
+    """What stands under the table: subjects and sentences."""
     train, stream = report.train, report.stream
     ran = len(train.history)
     stopped = f" ({train.planned_epochs} were planned)" if ran < train.planned_epochs else ""
+    yield "head", f"epoch {train.best_epoch} of {ran}{stopped}, chosen by {train.chosen_by}"
     rate = stream.tokens_extracted / max(report.seconds.stream, 1e-9)
+    yield (
+        "stream",
+        f"{stream.tokens_extracted:,} tokens extracted in {stream.blocks_extracted:,} blocks "
+        f"({rate:,.0f} tokens/s, training included), "
+        f"{stream.blocks_from_cache:,} blocks from the cache",
+    )
+    yield (
+        "memory",
+        f"{format_bytes(stream.peak_bytes)} of hidden states at most, "
+        f"of a budget of {format_bytes(stream.budget_bytes)}",
+    )
     on_disk = stream.spilled_bytes + stream.fallback_bytes
-    disk = f"{format_bytes(on_disk)} of hidden states written"
-    if on_disk:
-        disk += " by Ray, whose object store was full: lower stream.budget"
-    return [
-        ("head", f"epoch {train.best_epoch} of {ran}{stopped}, chosen by {train.chosen_by}"),
-        (
-            "stream",
-            f"{stream.tokens_extracted:,} tokens extracted in {stream.blocks_extracted:,} blocks "
-            f"({rate:,.0f} tokens/s, training included), "
-            f"{stream.blocks_from_cache:,} blocks from the cache",
-        ),
-        (
-            "memory",
-            f"{format_bytes(stream.peak_bytes)} of hidden states at most, "
-            f"of a budget of {format_bytes(stream.budget_bytes)}",
-        ),
-        ("disk", f"{disk}; BERTVision's dump would take {format_bytes(stream.dump_bytes_avoided)}"),
-        *([("plan", describe_check(report.plan))] if report.plan else []),
-        ("time", f"{format_seconds(report.seconds.total)} in all"),
-        *(("note", note) for note in report.notes),
-    ]
+    full = " by Ray, whose object store was full: lower stream.budget" if on_disk else ""
+    yield (
+        "disk",
+        f"{format_bytes(on_disk)} of hidden states written{full}; "
+        f"BERTVision's dump would take {format_bytes(stream.dump_bytes_avoided)}",
+    )
+    yield "time", f"{format_seconds(report.seconds.total)} in all"
+    for note in report.notes:
+        yield "note", note
 
 
 def _share(count: int, of: int) -> str:
     percent = 100 * count / of
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
-
-
-if __name__ == "__main__":
-    from bertvision_stream.report.__main__ import main
-
-    sys.exit(main(sys.argv[1:]))

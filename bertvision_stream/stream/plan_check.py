@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from bertvision_stream.stream.cost_model import Speeds, epoch_seconds, epoch_work, forecast
 from bertvision_stream.stream.plan import StreamPlan
 from bertvision_stream.stream.stats import StreamStats
-from bertvision_stream.utils.units import format_bytes, format_seconds
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanCheck:
-    """Predictions and what became of them; keys as in `metrics.json`.
+    """Predictions and what became of them.
 
     Tokens, blocks and bytes are predicted before the first block is made, for the epochs that ran;
     they come true to the last one unless something died, or heads stopped early while the stream
@@ -81,31 +80,3 @@ def check_plan(
         cache_bytes=Compared(expected.cache_bytes, stats.cache_bytes),
         later_epoch_seconds=later,
     )
-
-
-def describe_check(check: PlanCheck) -> str:
-    """The comparison in a sentence: what came true is named once, what did not twice."""
-    named = {
-        "{} tokens to extract": (check.tokens_extracted, "{:,.0f}".format),
-        "{} forward passes of a block": (check.blocks_extracted, "{:,.0f}".format),
-        "{} blocks from the cache": (check.blocks_from_cache, "{:,.0f}".format),
-        "{} kept": (check.cache_bytes, format_bytes),
-    }
-    wrong = [
-        f"{what.format(show(value.predicted))} (it was {show(value.actual)})"
-        for what, (value, show) in named.items()
-        if value.predicted != value.actual
-    ]
-    right = [
-        what.format(show(value.predicted))
-        for what, (value, show) in named.items()
-        if value.predicted == value.actual
-    ]
-    parts = [f"as predicted {', '.join(right)}"] if right else []
-    parts += [f"predicted {', '.join(wrong)}"] if wrong else []
-    if seconds := check.later_epoch_seconds:
-        parts.append(
-            f"a later epoch was estimated from the first at {format_seconds(seconds.predicted)} "
-            f"and took {format_seconds(seconds.actual)}"
-        )
-    return "; ".join(parts)

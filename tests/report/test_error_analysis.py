@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_span_scoring import official_score, official_words
 
 from bertvision_stream.report.__main__ import main
-from bertvision_stream.report.errors import Predictions, by_length, read_predictions, tables
+from bertvision_stream.report.errors import (
+    Predictions,
+    by_length,
+    error_tables,
+    read_predictions,
+)
 
 LABELS = ("cat", "dog")
 
@@ -51,6 +57,14 @@ def regression(count: int = 25) -> list[dict[str, Any]]:
     ]
 
 
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.to_dict("records")
+
+
+def rows_by_table(predictions: Predictions) -> dict[str, list[dict[str, Any]]]:
+    return {name: rows_of(table) for name, table in error_tables(predictions).items()}
+
+
 def write(folder: Path, rows: list[dict[str, Any]], split: str = "validation") -> Path:
     text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
     (folder / f"predictions_{split}.jsonl").write_text(text, encoding="utf-8")
@@ -60,24 +74,24 @@ def write(folder: Path, rows: list[dict[str, Any]], split: str = "validation") -
 def test_disagreements_and_mistakes_of_a_classification(tmp_path: Path):
     rows = classification()
     (predictions,) = read_predictions(write(tmp_path, rows))
-    found = tables(predictions)
+    found = rows_by_table(predictions)
     apart = [r for r in rows if r["head"]["prediction"] != r["bert"]["prediction"]]
     wrong = [r for r in rows if r["head"]["prediction"] != r["gold"]]
     assert 5 < len(apart) < 55
-    assert {r["index"] for r in found["disagreements"].rows} == {r["index"] for r in apart}
-    assert {r["index"] for r in found["mistakes"].rows} == {r["index"] for r in wrong}
-    sure = [r["head_confidence"] for r in found["mistakes"].rows]
+    assert {r["index"] for r in found["disagreements"]} == {r["index"] for r in apart}
+    assert {r["index"] for r in found["mistakes"]} == {r["index"] for r in wrong}
+    sure = [r["head_confidence"] for r in found["mistakes"]]
     assert sure == sorted(sure, reverse=True)
-    both = [min(r["head_confidence"], r["bert_confidence"]) for r in found["disagreements"].rows]
+    both = [min(r["head_confidence"], r["bert_confidence"]) for r in found["disagreements"]]
     assert both == sorted(both, reverse=True)
-    first = found["mistakes"].rows[0]
+    first = found["mistakes"][0]
     assert first["texts.title"] == f"about {first['index']}"
     assert first["length"] == rows[first["index"]]["tokens"]
 
 
 def test_a_regression_is_sorted_by_what_it_is_off():
     rows = regression()
-    found = tables(Predictions("validation", rows))
+    found = rows_by_table(Predictions("validation", rows))
 
     def off(index: int, other: str) -> float:
         gold = rows[index]["gold"]
@@ -87,7 +101,7 @@ def test_a_regression_is_sorted_by_what_it_is_off():
         )
 
     for name, other in (("mistakes", "gold"), ("disagreements", "bert")):
-        indices = [r["index"] for r in found[name].rows]
+        indices = [r["index"] for r in found[name]]
         assert indices == sorted(range(len(rows)), key=lambda i: -off(i, other))
 
 
@@ -95,12 +109,12 @@ def test_a_regression_is_sorted_by_what_it_is_off():
 def test_scores_by_length_against_a_loop(make: Any):
     rows = make()
     lengths = [r.get("tokens", len(r["texts"].get("text", "").split())) for r in rows]
-    table = by_length(Predictions("validation", rows))
+    table = rows_of(by_length(Predictions("validation", rows)))
     assert 2 <= len(table) <= 5
-    assert sum(group["rows"] for group in table.rows) == len(rows)
-    ends = [(group["from"], group["to"]) for group in table.rows]
+    assert sum(group["rows"] for group in table) == len(rows)
+    ends = [(group["from"], group["to"]) for group in table]
     assert all(a[1] < b[0] for a, b in pairwise(ends))  # no length is parted
-    for group in table.rows:
+    for group in table:
         within = [
             r
             for r, length in zip(rows, lengths, strict=True)
@@ -115,7 +129,7 @@ def test_scores_by_length_against_a_loop(make: Any):
                 for r in within
             ]
             assert group[source] == pytest.approx(sum(values) / len(values))
-    assert {group["unit"] for group in table.rows} == {"words" if make is regression else "tokens"}
+    assert {group["unit"] for group in table} == {"words" if make is regression else "tokens"}
 
 
 GOLDS = (["York", "the York"], [], ["Kent"])
@@ -144,7 +158,7 @@ def test_spans_are_compared_and_scored_by_the_official_rules(
     rows = spans()
     assert main(["errors", str(write(tmp_path, rows))]) == 0
     (predictions,) = read_predictions(tmp_path)
-    found = tables(predictions)
+    found = rows_by_table(predictions)
     apart = {
         r["index"]
         for r in rows
@@ -153,18 +167,18 @@ def test_spans_are_compared_and_scored_by_the_official_rules(
     assert any(
         r["head"]["prediction"] != r["bert"]["prediction"] for r in rows if r["index"] not in apart
     )
-    assert {r["index"] for r in found["disagreements"].rows} == apart
+    assert {r["index"] for r in found["disagreements"]} == apart
     wrong = [r for r in rows if not r["head"]["exact"]]
-    assert [r["id"] for r in found["mistakes"].rows] == [
+    assert [r["id"] for r in found["mistakes"]] == [
         r["id"] for r in sorted(wrong, key=lambda r: -r["head"]["confidence"])
     ]
     groups = [
         (group, [r for r in rows if group["from"] <= 3 + r["index"] % 7 <= group["to"]])
-        for group in found["lengths"].rows
+        for group in found["lengths"]
     ]
     groups += [
         (group, [r for r in rows if bool(r["gold"]) == (group["kind"] == "answerable")])
-        for group in found["kinds"].rows
+        for group in found["kinds"]
     ]
     assert len(groups) > 4
     for group, within in groups:
@@ -182,7 +196,7 @@ def test_spans_are_compared_and_scored_by_the_official_rules(
 
 def test_rows_of_one_length_are_one_group():
     rows = [row(i, "cat", "cat", "dog", tokens=7) for i in range(40)]
-    (group,) = by_length(Predictions("validation", rows)).rows
+    (group,) = rows_of(by_length(Predictions("validation", rows)))
     assert (group["from"], group["to"], group["rows"]) == (7, 7, 40)
     assert (group["head"], group["bert"]) == (1.0, 0.0)
 
@@ -274,7 +288,7 @@ def test_no_mistake_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ("content", "why"),
     [
         ("", "there are no rows"),
-        ("{}", "line 1 cannot be read: 'bert' is lacking"),
+        ("{}", "line 1 cannot be read: 'bert' is missing"),
         (json.dumps(row(0, "a", "a", "a")) + "\n{", "line 2 cannot be read: Expecting property"),
         (
             json.dumps(row(0, None, "a", "a") | {"gold": ["a"]}),
@@ -302,13 +316,13 @@ def test_folders_that_are_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for wrong in ([], ["errors"], ["errors", "a", "b"], ["mistakes", str(tmp_path)]):
         assert main(wrong) == 2
         assert capsys.readouterr().err.startswith(
-            "usage: python -m bertvision_stream.report.text errors RUN"
+            "usage: python -m bertvision_stream.report errors RUN"
         )
 
 
 def test_the_command_needs_neither_torch_nor_ray(tmp_path: Path):
     write(tmp_path, classification())
-    command = ["-X", "importtime", "-m", "bertvision_stream.report.text", "errors", tmp_path]
+    command = ["-X", "importtime", "-m", "bertvision_stream.report", "errors", tmp_path]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("validation: 60 rows\n")

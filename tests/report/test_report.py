@@ -7,11 +7,13 @@ import json
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bertvision_stream.data.splits import Split
+from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.report.predictions import write_predictions
 from bertvision_stream.report.records import (
     FinetuneSummary,
@@ -25,7 +27,7 @@ from bertvision_stream.report.records import (
 )
 from bertvision_stream.report.text import render_markdown, render_table
 from bertvision_stream.settings.tasks import TASKS
-from bertvision_stream.stream.plan_check import Compared, PlanCheck, describe_check
+from bertvision_stream.training.objectives.base import PredictorScores
 from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.errors import OutputError
 from bertvision_stream.utils.files import write_json, write_text
@@ -216,22 +218,35 @@ def test_results_md_is_well_formed_and_can_be_run_again(mnli):
         assert len({line.replace("\\|", "").count("|") for line in table}) == 1
 
 
+def write_rows(
+    folder: Path,
+    task: str,
+    split: Split,
+    tokens: list[int],
+    scores: PredictorScores,
+    *,
+    labelled: bool = True,
+) -> Path:
+    """Write the predictions on examples of so many tokens."""
+    offsets = np.cumsum([0, *tokens])
+    ids = np.zeros(offsets[-1], dtype=np.int32)
+    store = TokenStore(ids, ids.astype(np.uint8), offsets, split.labels)
+    return write_predictions(folder, TASKS[task], split, store, scores, labelled=labelled)
+
+
 def test_predictions_name_labels_and_keep_the_text(tmp_path):
-    path = tmp_path / "predictions_validation.jsonl"
     split = Split(
         name="validation",
         texts=[("Ça va\u2028?", 'a "b"\nc'), ("x", "y")],
         labels=np.array([1, 0], dtype=np.int64),
     )
-    write_predictions(
-        path,
-        task=TASKS["rte"],
-        split=split,
+    scores = PredictorScores(
         bert=np.array([[0.75, 0.25], [1 / 3, 2 / 3]]),
         head=np.array([[0.1, 0.9], [0.5, 0.5]]),
         ensemble=np.array([[0.425, 0.575], [0.6, 0.4]]),
-        tokens=np.array([9, 5]),
     )
+    path = write_rows(tmp_path, "rte", split, [9, 5], scores)
+    assert path == tmp_path / "predictions_validation.jsonl"
     raw = path.read_text(encoding="utf-8")
     assert "Ça va" in raw
     rows = [json.loads(line) for line in raw.rstrip("\n").split("\n")]
@@ -249,10 +264,9 @@ def test_predictions_name_labels_and_keep_the_text(tmp_path):
 
 
 def test_predictions_of_a_regression_are_scores_without_confidence(tmp_path):
-    path = tmp_path / "predictions_validation.jsonl"
     split = Split(name="validation", texts=[("a", "b")], labels=np.array([3.8], dtype=np.float32))
     scores = {"bert": np.array([3.25]), "head": np.array([4.0]), "ensemble": np.array([3.625])}
-    write_predictions(path, task=TASKS["stsb"], split=split, tokens=np.array([5]), **scores)
+    path = write_rows(tmp_path, "stsb", split, [5], PredictorScores(**scores))
     row = json.loads(path.read_text(encoding="utf-8"))
     assert row["gold"] == 3.8
     assert [row[source] for source in scores] == [
@@ -263,23 +277,19 @@ def test_predictions_of_a_regression_are_scores_without_confidence(tmp_path):
 
 
 def test_predictions_without_labels_have_no_gold(tmp_path):
-    path = tmp_path / "predictions_test.jsonl"
     split = Split(name="test", texts=[("a", "b")], labels=np.zeros(1))
     scores = {name: np.array([[0.25, 0.75]]) for name in ("bert", "head", "ensemble")}
-    write_predictions(
-        path, task=TASKS["rte"], split=split, tokens=np.array([5]), labelled=False, **scores
-    )
+    path = write_rows(tmp_path, "rte", split, [5], PredictorScores(**scores), labelled=False)
     assert list(json.loads(path.read_text(encoding="utf-8"))) == (
         ["index", "texts", "tokens", "bert", "head", "ensemble"]
     )
 
 
 def test_predictions_need_a_score_for_each_example(tmp_path):
-    path = tmp_path / "p.jsonl"
     split = Split(name="validation", texts=[("a", "b")], labels=np.array([1.0], dtype=np.float32))
     scores = {"bert": np.zeros(1), "head": np.zeros(2), "ensemble": np.zeros(1)}
     with pytest.raises(ValueError, match="longer"):
-        write_predictions(path, task=TASKS["stsb"], split=split, tokens=np.array([5]), **scores)
+        write_rows(tmp_path, "stsb", split, [5], PredictorScores(**scores))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -345,23 +355,3 @@ def test_format_seconds(seconds, text):
 )
 def test_format_count(count, text):
     assert format_count(count) == text
-
-
-def test_what_was_predicted_beside_what_happened():
-    right = PlanCheck(
-        epochs=3,
-        tokens_extracted=Compared(1234, 1234),
-        blocks_extracted=Compared(10, 10),
-        blocks_from_cache=Compared(20, 20),
-        cache_bytes=Compared(2**20, 2**20),
-        later_epoch_seconds=Compared(2.0, 2.5),
-    )
-    assert describe_check(right) == (
-        "as predicted 1,234 tokens to extract, 10 forward passes of a block, 20 blocks from the "
-        "cache, 1.0 MiB kept; a later epoch was estimated from the first at 2.0 s and took 2.5 s"
-    )
-    wrong = replace(right, tokens_extracted=Compared(1234, 1300), later_epoch_seconds=None)
-    assert describe_check(wrong) == (
-        "as predicted 10 forward passes of a block, 20 blocks from the cache, 1.0 MiB kept; "
-        "predicted 1,234 tokens to extract (it was 1,300)"
-    )

@@ -14,6 +14,7 @@ from test_span_scoring import official_score
 from bertvision_stream.data.splits import Split
 from bertvision_stream.data.windows import SpanLayout, WindowStore, tokenize_windows
 from bertvision_stream.report.html import render_html
+from bertvision_stream.report.predictions import write_predictions
 from bertvision_stream.report.records import SplitResult, metrics_json
 from bertvision_stream.report.text import render_markdown, render_table
 from bertvision_stream.settings.tasks import TASKS
@@ -65,7 +66,7 @@ def test_the_files_agree_with_each_other_and_with_the_metrics(
     split, store, predictor_scores, tmp_path
 ):
     objective = make_objective(SQUAD)
-    objective.write_predictions(tmp_path, split, store, predictor_scores)
+    write_predictions(tmp_path, SQUAD, split, store, predictor_scores)
     lines = (tmp_path / "predictions_validation.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     assert [r["id"] for r in rows] == [r["id"] for r in ROWS]

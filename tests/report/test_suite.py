@@ -14,14 +14,15 @@ import pytest
 from bertvision_stream import run
 from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.modes.inputs import TaskInputs, read_all_inputs
-from bertvision_stream.report.published import PUBLISHED, size_of
 from bertvision_stream.report.suite import (
+    PUBLISHED,
     Entry,
     glue_means,
     metric_rows,
     published_means,
     render_suite,
     render_suite_markdown,
+    size_of,
     suite_json,
 )
 from bertvision_stream.settings.settings import TaskSettings

@@ -5,12 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from bertvision_stream.data.splits import Split
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.training.metrics import EnsembleMethod
@@ -18,13 +16,20 @@ from bertvision_stream.training.metrics import EnsembleMethod
 
 @dataclass(frozen=True)
 class PredictorScores:
-    """Scores of the three on one split, float64 [R, C] or [R] (see `Objective.scores`)."""
+    """Scores of the three predictors on one split, float64 [R, C] or [R] (see `Objective.scores`).
+
+    Attributes:
+        bert: The scores of BERT's own classifier.
+        head: The scores of the head.
+        ensemble: The scores of both together.
+    """
 
     bert: np.ndarray
     head: np.ndarray
     ensemble: np.ndarray
 
     def by_name(self) -> dict[str, np.ndarray]:
+        """The scores by the names of the fields."""
         return {"bert": self.bert, "head": self.head, "ensemble": self.ensemble}
 
 
@@ -83,6 +88,27 @@ class Objective(ABC):
     ) -> np.ndarray:
         """The scores of two models combined."""
 
+    def predictor_scores(
+        self,
+        bert_logits: np.ndarray,
+        head_logits: np.ndarray,
+        method: EnsembleMethod,
+        store: TokenStore,
+    ) -> PredictorScores:
+        """The scores of BERT, of the head and of their ensemble on one split.
+
+        Args:
+            bert_logits: The logits of BERT's own classifier, [R, C].
+            head_logits: The logits of the head, [R, C].
+            method: How the two are combined.
+            store: The tokens of the split.
+
+        Raises:
+            BertvisionError: A logit is not finite.
+        """
+        bert, head = self.scores(bert_logits), self.scores(head_logits)
+        return PredictorScores(bert, head, self.ensemble(bert, head, method, store))
+
     @abstractmethod
     def metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
         """The task's metrics on a split, in the order of `task.metrics`."""
@@ -90,29 +116,6 @@ class Objective(ABC):
     def all_metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
         """The task's metrics, then what else a report tells of a split."""
         return self.metrics(scores, store)
-
-    @abstractmethod
-    def write_predictions(
-        self,
-        folder: Path,
-        split: Split,
-        store: TokenStore,
-        predictor_scores: PredictorScores,
-        *,
-        labelled: bool = True,
-    ) -> None:
-        """Write `predictions_<split>.jsonl`, and beside it what else the task's kind has.
-
-        Args:
-            folder: Where to.
-            split: The rows.
-            store: Their tokens.
-            predictor_scores: Scores of the three predictors.
-            labelled: Whether the labels of the split are real ones.
-
-        Raises:
-            OutputError: A file cannot be written.
-        """
 
     def metrics_by_split(
         self, logits: Mapping[str, np.ndarray], stores: Mapping[str, TokenStore]

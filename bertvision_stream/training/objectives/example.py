@@ -1,13 +1,9 @@
 """One answer an example: a class, or a number."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from bertvision_stream.data.splits import Split
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.report.predictions import write_predictions
 from bertvision_stream.training.losses import example_loss
 from bertvision_stream.training.metrics import (
     EnsembleMethod,
@@ -15,7 +11,7 @@ from bertvision_stream.training.metrics import (
     ensemble,
     scores_from_logits,
 )
-from bertvision_stream.training.objectives.base import Objective, PredictorScores
+from bertvision_stream.training.objectives.base import Objective
 
 
 class ExampleObjective(Objective):
@@ -46,24 +42,3 @@ class ExampleObjective(Objective):
 
     def metrics(self, scores: np.ndarray, store: TokenStore) -> dict[str, float]:
         return compute_metrics(scores, store.labels, self.task.metrics)
-
-    def write_predictions(
-        self,
-        folder: Path,
-        split: Split,
-        store: TokenStore,
-        predictor_scores: PredictorScores,
-        *,
-        labelled: bool = True,
-    ) -> None:
-        path = folder / f"predictions_{split.name}.jsonl"
-        write_predictions(
-            path,
-            task=self.task,
-            split=split,
-            bert=predictor_scores.bert,
-            head=predictor_scores.head,
-            ensemble=predictor_scores.ensemble,
-            tokens=store.lengths,
-            labelled=labelled,
-        )

@@ -1,18 +1,14 @@
 """The first and the last token of an answer, in windows of long contexts: SQuAD."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from bertvision_stream.data.splits import Split
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.data.windows import SpanLayout, WindowStore
-from bertvision_stream.report.predictions import write_span_predictions
 from bertvision_stream.stream.corpus import packed_positions
 from bertvision_stream.training.losses import span_loss
 from bertvision_stream.training.metrics import EnsembleMethod, require_finite
-from bertvision_stream.training.objectives.base import Objective, PredictorScores
+from bertvision_stream.training.objectives.base import Objective
 from bertvision_stream.training.objectives.span_decoding import (
     best_spans,
     ensemble_spans,
@@ -68,25 +64,6 @@ class SpanObjective(Objective):
             at_it = scored.metrics(threshold).items()
             metrics |= {f"{name}_{suffix}": value for name, value in at_it}
         return metrics | {"threshold_tuned": tuned}
-
-    def write_predictions(
-        self,
-        folder: Path,
-        split: Split,
-        store: TokenStore,
-        predictor_scores: PredictorScores,
-        *,
-        labelled: bool = True,
-    ) -> None:
-        write_span_predictions(
-            folder,
-            split,
-            predictor_scores.by_name(),
-            store.offsets,
-            layout_of(store),
-            THRESHOLD,
-            labelled=labelled,
-        )
 
 
 def layout_of(store: TokenStore) -> SpanLayout:
