@@ -1,4 +1,4 @@
-"""`mode=predict`: what is needed, checked before torch is loaded; then scores, files, a table."""
+"""`mode=predict`: checks what it is given before torch loads; then scores, files and a table."""
 
 from __future__ import annotations
 

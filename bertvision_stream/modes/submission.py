@@ -13,7 +13,7 @@ from bertvision_stream.settings.tasks import Task
 from bertvision_stream.training.metrics import predicted
 
 ZIP = "submission.zip"
-# For each task and split the file's name and how many rows GLUE's own test split has.
+# For each task and split the name of the file, and the number of rows of GLUE's own test split.
 _FILES = {
     ("cola", "test"): ("CoLA.tsv", 1063),
     ("sst2", "test"): ("SST-2.tsv", 1821),
@@ -27,8 +27,8 @@ _FILES = {
     ("wnli", "test"): ("WNLI.tsv", 146),
     ("mnli", AX): ("AX.tsv", 1104),
 }
-_BY_NAME = ("mnli", "qnli", "rte")  # the other classifications are handed in by number
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # of the zip's entries: the same predictions give the same bytes
+_BY_NAME = ("mnli", "qnli", "rte")  # The labels of other classifications are handed in as numbers.
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # With one date for all files, equal predictions give equal bytes.
 
 
 def file_name(task: Task, split: str) -> str | None:
@@ -45,7 +45,7 @@ def render_file(task: Task, scores: np.ndarray, index: np.ndarray) -> str:
     """The content of a file.
 
     Args:
-        task: Of the predictions.
+        task: The task of the predictions.
         scores: Class probabilities [N, C], or numbers [N].
         index: GLUE's number of each row, a permutation of 0 to N - 1.
     """
@@ -63,12 +63,12 @@ def _label(value: float, task: Task) -> str:
 
 
 def missing_files(names: Iterable[str]) -> list[str]:
-    """What GLUE wants beside `names`."""
+    """The names of the files that GLUE wants beside `names`."""
     return sorted({name for name, _ in _FILES.values()} - set(names))
 
 
 def zip_of(files: Mapping[str, str]) -> bytes:
-    """A zip of files by name, all at its top as GLUE wants them."""
+    """A zip of files by name, with no folders in it, as GLUE wants it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():

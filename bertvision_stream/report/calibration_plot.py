@@ -1,4 +1,4 @@
-"""How far a predictor's confidence can be trusted."""
+"""The numbers of a calibration plot: how far a predictor's confidence can be trusted."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Reliability:
     """Examples by the confidence of their prediction, in bins of equal width.
 
     Attributes:
-        edges: Of the bins, float64 [K + 1], from chance (1 / C) to 1.
-        counts: Examples in each, int64 [K].
-        confidence: Their mean confidence, float64 [K]; nan in an empty bin.
-        accuracy: Share of them predicted right, float64 [K]; likewise.
+        edges: The edges of the bins, float64 [K + 1], from chance (1 / C) to 1.
+        counts: The number of examples in each bin, int64 [K].
+        confidence: The mean confidence in each bin, float64 [K]; nan in an empty one.
+        accuracy: The share of right predictions in each bin, float64 [K]; nan in an empty one.
     """
 
     edges: np.ndarray
@@ -29,17 +29,20 @@ class Reliability:
 
     @property
     def expected_error(self) -> float:
-        """Expected calibration error: mean over the examples of |accuracy - confidence|."""
+        """The expected calibration error (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+
+        It is the mean over all examples of |accuracy - confidence| of their bins.
+        """
         gaps = np.abs(self.accuracy - self.confidence)[self.counts > 0]
         return float(gaps @ self.counts[self.counts > 0] / self.counts.sum())
 
 
 def reliability(scores_BC: np.ndarray, labels_B: np.ndarray) -> Reliability:
-    """Compare confidence and accuracy.
+    """Compares the confidence and the accuracy of predictions.
 
     Args:
-        scores_BC: Class probabilities, float64 [B, C]. The confidence of a prediction is the
-            largest, which is never below 1 / C.
+        scores_BC: Class probabilities, float64 [B, C]. The confidence of a prediction is its
+            probability, the largest of C, which is never below 1 / C.
         labels_B: Gold class ids, int64 [B].
     """
     certain = confidence(scores_BC)

@@ -1,4 +1,4 @@
-"""What all plots have in common: colours, figures without a display, files."""
+"""What all plots have in common: their colours, figures without a display, and their files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_figure(title: str, *, size: tuple[float, float]) -> Figure:
 
 
 def escape_mathtext(text: str) -> str:
-    """Text of users, as it is: between two dollars matplotlib would look for a formula."""
+    """A user's text, to be drawn as it is: between dollars matplotlib would look for a formula."""
     return text.replace("$", r"\$")
 
 
@@ -40,7 +40,8 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     for name, figure in figures.items():
         files.append(folder / f"{name}.png")
         with warnings.catch_warnings():
-            # Labels in a script that the font lacks are drawn as boxes, as anybody can see.
+            # Labels in a script that the font lacks are drawn as boxes. Users see that in the plot,
+            # and a warning for each letter would only hide the other lines on their console.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(files[-1], dpi=DOTS_PER_INCH)
     return files

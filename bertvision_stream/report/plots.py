@@ -262,8 +262,8 @@ def draw_scatter(split: SplitScores, title: str) -> Figure:
     figure = new_figure(title, size=(9.4, 4.9))
     figure.set_layout_engine("compressed")  # Keeps square panels close to each other.
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    everything = [split.labels, split.scores["bert"], split.scores["head"]]
-    low, high = min(map(np.min, everything)), max(map(np.max, everything))
+    shown = [split.labels, split.scores["bert"], split.scores["head"]]
+    low, high = min(map(np.min, shown)), max(map(np.max, shown))
     margin = 0.04 * (high - low) or 1.0
     for axes, name in zip(panels, ("bert", "head"), strict=True):
         scores = split.scores[name]

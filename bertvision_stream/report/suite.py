@@ -148,7 +148,7 @@ def glue_means(entries: Sequence[Entry]) -> Mapping[str, MeanStd]:
 
 
 def published_means(rows: Sequence[Row]) -> dict[str, Any]:
-    """Like with like: the mean over tasks of only those metrics that BERTVision published.
+    """The mean over tasks of only those metrics that BERTVision published, ours and theirs.
 
     Returns:
         `tasks`, the number of tasks, and the means: ours by predictor, and BERTVision's as
