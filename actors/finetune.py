@@ -20,10 +20,17 @@ from ray.train.v2.api.config import LoggingConfig, RunConfig
 from actors.cluster import in_thread, result_with_notice
 from actors.ray_private import no_coordinator_left, without_group_cleaner
 from bertvision_stream.models.backbone import BackboneWeights
-from bertvision_stream.models.finetune import FinetuneOptions, StepReport, finetune, num_steps
+from bertvision_stream.models.finetune import (
+    FinetuneOptions,
+    StepReport,
+    Worker,
+    finetune,
+    num_steps,
+)
 from bertvision_stream.models.job import PlannedJob
 from bertvision_stream.models.prepare import FinetuneResult, evaluate_classifier
 from bertvision_stream.stream.blocks import TRAIN
+from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.utils.errors import StreamError
 from bertvision_stream.utils.log import show_progress
 from bertvision_stream.utils.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
@@ -139,11 +146,14 @@ def _worker(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str,
     model = finetune(
         ray.get(config["weights"]).build(),
         corpus.stores[TRAIN],
+        make_objective(config["task"]),
         options,
         device=device,
-        rank=rank,
-        world_size=context.get_world_size(),
-        wrap=lambda model: ray.train.torch.prepare_model(model, move_to_device=False),
+        worker=Worker(
+            rank,
+            context.get_world_size(),
+            lambda model: ray.train.torch.prepare_model(model, move_to_device=False),
+        ),
         on_step=on_step,
     )
     if rank > 0:

@@ -50,8 +50,7 @@ class ModelAlone:
                 lengths = block.lengths[run]
                 last = first + int(lengths.sum())
                 mask = np.arange(lengths[-1]) < lengths[:, None]
-                batch = dict(backbone.padded_inputs(mask, ids[first:last], types[first:last]))
-                batches.append(batch | {"attention_mask": torch.from_numpy(mask.astype(np.int64))})
+                batches.append(backbone.padded_inputs(mask, ids[first:last], types[first:last]))
                 first = last
             self._batches[key] = batches
 

@@ -123,9 +123,7 @@ def forward_alone(backbone: Backbone, corpus: Corpus) -> Call:
             lengths = block.lengths[run]
             last = first + int(lengths.sum())
             mask = np.arange(lengths[-1]) < lengths[:, None]
-            inputs = dict(backbone.padded_inputs(mask, ids[first:last], types[first:last]))
-            attended = torch.from_numpy(mask.astype(np.int64)).to(backbone.device)
-            batches.append(inputs | {"attention_mask": attended})
+            batches.append(backbone.padded_inputs(mask, ids[first:last], types[first:last]))
             first = last
 
     @torch.inference_mode()

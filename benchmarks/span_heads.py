@@ -85,6 +85,7 @@ def of_seed(seed: int, keys: list[str]) -> dict[str, Metrics]:
     model = finetune(
         inputs.weights.build(),
         corpus.stores[TRAIN],
+        make_objective(inputs.data.task),
         tuned,
         device=CPU,
         on_step=lambda report: print(f"seed {seed}: {report}", flush=True),

@@ -64,7 +64,7 @@ def finetuned(inputs: Inputs, folder: Path) -> Curve:
         points.append((f"{epochs:.2f} epochs of fine-tuning", begun - evaluating, score))
         evaluating += time.time() - begun
 
-    finetune(model, stores[TRAIN], options, device=CPU, on_step=on_step)
+    finetune(model, stores[TRAIN], objective, options, device=CPU, on_step=on_step)
     steps, times, scores = zip(*points, strict=True)
     return Curve(steps, times, scores)
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -21,7 +22,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from bertvision_stream.heads.shape import hidden_shape
@@ -60,7 +60,7 @@ def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
     """
     with quiet(), _explained(source):
         config = AutoConfig.from_pretrained(source, **_hub_options(source, revision))
-    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise BackboneError(
             f"backbone={source} is a `{config.model_type}` model, not an encoder of the BERT "
             f"family (bert, roberta, distilbert, electra, ...)"
@@ -244,7 +244,6 @@ class Backbone:
         self.num_layers, self.hidden_size = hidden_shape(model.config)
         self.micro_batch_tokens = MICRO_BATCH_TOKENS[device.type]
         self.max_padding = MAX_PADDING_ON[device.type]
-        self._has_token_types = getattr(model.config, "type_vocab_size", 0) > 1
 
     @torch.inference_mode()
     def forward_packed(
@@ -278,14 +277,13 @@ class Backbone:
             mask = np.arange(lengths[-1]) < lengths[:, None]  # [b, S]
             with attention_of_any_shape(self.device):
                 output = self.model(
-                    attention_mask=self._to_device(mask.astype(np.int64)),
                     output_hidden_states=True,
                     **self.padded_inputs(
                         mask, input_ids_T[first:last], token_type_ids_T[first:last]
                     ),
                 )
             # Indices from the host: a mask on the device would make a GPU wait at every layer.
-            real_t = None if mask.all() else self._to_device(np.flatnonzero(mask))
+            real_t = None if mask.all() else real_positions(mask, self.device)
             for layer, states_bSD in enumerate(output.hidden_states):
                 states = states_bSD.flatten(0, 1)
                 hidden_TLD[first:last, layer] = states if real_t is None else states[real_t]
@@ -296,18 +294,44 @@ class Backbone:
     def padded_inputs(
         self, mask_bS: np.ndarray, input_ids_T: np.ndarray, token_type_ids_T: np.ndarray
     ) -> Mapping[str, torch.Tensor]:
-        """Padded inputs [b, S]: real pad ids, because RoBERTa derives positions from them."""
-        input_ids = np.full(mask_bS.shape, self.model.config.pad_token_id or 0, dtype=np.int64)
-        input_ids[mask_bS] = input_ids_T
-        inputs = {"input_ids": self._to_device(input_ids)}
-        if self._has_token_types:
-            token_type_ids = np.zeros(mask_bS.shape, dtype=np.int64)
-            token_type_ids[mask_bS] = token_type_ids_T
-            inputs["token_type_ids"] = self._to_device(token_type_ids)
-        return inputs
+        """The arguments of a forward pass, on the backbone's device: see `padded_inputs`."""
+        config = self.model.config
+        return padded_inputs(config, mask_bS, input_ids_T, token_type_ids_T, self.device)
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+def padded_inputs(
+    config: Any,
+    mask_bS: np.ndarray,
+    input_ids_T: np.ndarray,
+    token_type_ids_T: np.ndarray,
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """The arguments of a forward pass for packed examples: int64 [b, S] each.
+
+    Args:
+        config: The configuration of the encoder: the id of padding, and whether it reads token
+            types.
+        mask_bS: Where the real tokens are, bool.
+        input_ids_T: Token ids of the examples, one example after another.
+        token_type_ids_T: Likewise, ignored by encoders without token types.
+        device: Where the forward pass is computed.
+    """
+    # The encoder's own id of padding, and not any: RoBERTa derives positions from it.
+    input_ids = np.full(mask_bS.shape, config.pad_token_id or 0, dtype=np.int64)
+    input_ids[mask_bS] = input_ids_T
+    arrays = {"input_ids": input_ids, "attention_mask": mask_bS.astype(np.int64)}
+    if getattr(config, "type_vocab_size", 0) > 1:
+        arrays["token_type_ids"] = np.zeros(mask_bS.shape, dtype=np.int64)
+        arrays["token_type_ids"][mask_bS] = token_type_ids_T
+    return {
+        name: torch.from_numpy(array).to(device, non_blocking=True)
+        for name, array in arrays.items()
+    }
+
+
+def real_positions(mask_bS: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Where the real tokens are, one padded row after another: int64 [T]."""
+    return torch.from_numpy(np.flatnonzero(mask_bS)).to(device, non_blocking=True)
 
 
 def weight_bytes(config: Any, *, per_token: bool) -> int:

@@ -15,6 +15,7 @@ from bertvision_stream.settings.settings import ResolvedTrain
 from bertvision_stream.training.batches import Batch
 from bertvision_stream.training.checkpoint import Checkpoint
 from bertvision_stream.training.objectives.base import Objective
+from bertvision_stream.training.optimizer import learning_rate, make_adamw, set_learning_rate
 from bertvision_stream.training.records import EpochRecord
 
 # Rules for the epoch whose weights count, as they read after "chosen by".
@@ -88,7 +89,7 @@ class HeadFit:
         self.steps = 0
         self.failure = ""
         self.history: list[EpochRecord] = []
-        self._optimizer = _adamw(head, settings)
+        self._optimizer = make_adamw(head, lr=settings.lr, weight_decay=settings.weight_decay)
         self._validation = validation
         self._chosen_epoch = 0
         self._chosen_state: dict[str, torch.Tensor] = {}
@@ -129,8 +130,9 @@ class HeadFit:
         return self._with_report and (last or self.settings.patience is not None)
 
     def begin_step(self) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, self.steps, self.total_steps)
+        train = self.settings
+        lr = learning_rate(train.lr, self.steps, self.total_steps, warmup_ratio=train.warmup_ratio)
+        set_learning_rate(self._optimizer, lr)
         self.head.train()
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -307,27 +309,3 @@ def measure_adapters(fits: Sequence[HeadFit], batch: Batch) -> None:
         norms_L = fit.head.adapter_norms(batch.hidden_TLD, batch.lengths_B)
         if norms_L is not None:
             fit.keep_norms(norms_L)
-
-
-def learning_rate(settings: ResolvedTrain, step: int, total_steps: int) -> float:
-    """Linear warm-up over `warmup_ratio` of the steps, then linear decay towards zero.
-
-    Args:
-        settings: `train.lr` and `train.warmup_ratio`.
-        step: Counted from 0.
-        total_steps: Of the whole training.
-    """
-    warmup = round(settings.warmup_ratio * total_steps)
-    if step < warmup:
-        return settings.lr * (step + 1) / (warmup + 1)
-    return settings.lr * (total_steps - step) / max(total_steps - warmup, 1)
-
-
-def _adamw(head: Head, settings: ResolvedTrain) -> torch.optim.AdamW:
-    decayed = [p for p in head.parameters() if p.ndim > 1]
-    plain = [p for p in head.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)

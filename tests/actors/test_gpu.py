@@ -24,6 +24,7 @@ from bertvision_stream.stream.codecs import decode, scales_tensor, stored_tensor
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
+from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.utils.device_copy import BUFFER_BYTES, to_device
 
 pytestmark = [
@@ -139,10 +140,13 @@ def test_heads_of_spans_train_on_the_gpu_as_on_the_cpu():
 def test_a_backbone_is_finetuned_on_the_gpu_as_on_the_cpu():
     rng = np.random.default_rng(0)
     store = token_store(random_lengths(40, longest=20), rng.integers(0, 2, 40))
+    objective = make_objective(TASKS["cola"])
     options = FinetuneOptions(epochs=1.0, lr=1e-3, batch_size=8, seed=42, dtype="fp32")
     on_cpu, on_gpu = (
         BackboneWeights.of(
-            finetune(tiny_classifier(), store, options, device=torch.device(device)).cpu()
+            finetune(
+                tiny_classifier(), store, objective, options, device=torch.device(device)
+            ).cpu()
         )
         for device in ("cpu", "cuda")
     )

@@ -29,13 +29,17 @@ from bertvision_stream.models.backbone import BackboneWeights, load_classifier
 from bertvision_stream.models.finetune import (
     FinetuneOptions,
     StepReport,
+    Worker,
     batch_order,
     content_hash,
     finetune,
     num_steps,
 )
 from bertvision_stream.models.finetuned_store import find_finetuned, save_finetuned
+from bertvision_stream.settings.tasks import TASKS
+from bertvision_stream.training.objectives.factory import make_objective
 
+OBJECTIVE = make_objective(TASKS["cola"])  # a regression is told by its one output
 OPTIONS = FinetuneOptions(epochs=1.0, lr=1e-3, batch_size=8, seed=42, dtype="fp32")
 
 
@@ -106,6 +110,7 @@ def test_the_loop_takes_those_steps_and_reports_them(epochs: float, steps: int):
     finetune(
         tiny_classifier(),
         store,
+        OBJECTIVE,
         options(epochs=epochs, batch_size=2),
         device=CPU,
         on_step=reports.append,
@@ -127,7 +132,8 @@ def gradients(
 ) -> list[torch.Tensor]:
     """What the first step of a worker leaves in `.grad`, before workers exchange anything."""
     one_step = options(batch_size=batch_size, epochs=1 / store.num_examples)
-    finetune(model, store, one_step, device=CPU, rank=rank, world_size=world_size)
+    worker = Worker(rank, world_size)
+    finetune(model, store, OBJECTIVE, one_step, device=CPU, worker=worker)
     return [parameter.grad for parameter in model.parameters()]
 
 
@@ -175,6 +181,7 @@ def test_a_tiny_bert_learns_a_toy_task(dtype: str):
     finetune(
         model,
         store,
+        OBJECTIVE,
         options(epochs=8, lr=1e-2, batch_size=16, dtype=dtype),
         device=CPU,
         on_step=reports.append,
@@ -189,7 +196,7 @@ def test_fp32_is_deterministic_and_depends_on_the_seed():
     for noise, seed in ((1, 7), (2, 7), (3, 8)):
         torch.manual_seed(noise)
         model = tiny_classifier(hidden_dropout_prob=0.1)
-        finetune(model, labelled_store(), options(seed=seed), device=CPU)
+        finetune(model, labelled_store(), OBJECTIVE, options(seed=seed), device=CPU)
         weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -200,7 +207,7 @@ def test_a_loss_that_is_not_finite_ends_it():
         r"the loss became (nan|inf) by step 5 of 5; try a lower finetune\.lr \(it was 1e\+30\)"
     )
     with pytest.raises(FloatingPointError, match=expected):
-        finetune(tiny_classifier(), labelled_store(), options(lr=1e30), device=CPU)
+        finetune(tiny_classifier(), labelled_store(), OBJECTIVE, options(lr=1e30), device=CPU)
 
 
 def hash_of(source: Path, **changed: object) -> str:

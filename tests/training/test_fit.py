@@ -35,7 +35,6 @@ from bertvision_stream.training.fit import (
     LOWEST_LOSS,
     HeadFit,
     HeadResult,
-    learning_rate,
 )
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import (
@@ -43,6 +42,7 @@ from bertvision_stream.training.head_training import (
     HeadTraining,
     make_training,
 )
+from bertvision_stream.training.optimizer import learning_rate
 
 NUM_TRAIN = 90
 VALIDATION = {"matched": 31, "mismatched": 17}
@@ -110,16 +110,20 @@ def assert_same(first: HeadResult, second: HeadResult) -> None:
 
 
 def test_learning_rate_rises_then_falls_to_nothing():
-    settings = settings_of("train.warmup_ratio=0.2", lr=1.0).train
-    rates = [learning_rate(settings, step, 10) for step in range(10)]
+    rates = [learning_rate(1.0, step, 10, warmup_ratio=0.2) for step in range(10)]
     expected = [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
     assert rates == pytest.approx(expected)
 
 
 def test_learning_rate_without_warmup_starts_at_its_peak():
-    settings = settings_of("train.warmup_ratio=0", lr=0.5).train
-    assert [learning_rate(settings, step, 2) for step in range(2)] == [0.5, 0.25]
-    assert learning_rate(settings, 0, 1) == 0.5
+    rates = [learning_rate(0.5, step, 2, warmup_ratio=0) for step in range(2)]
+    assert rates == [0.5, 0.25]
+    assert learning_rate(0.5, 0, 1, warmup_ratio=0) == 0.5
+
+
+def rate_of(settings: TaskSettings, step: int, total: int) -> float:
+    train = settings.train
+    return learning_rate(train.lr, step, total, warmup_ratio=train.warmup_ratio)
 
 
 def plain_batches(corpus: Corpus, settings: TaskSettings, epoch: int) -> Iterator[list[int]]:
@@ -164,7 +168,7 @@ def plain_loop(
             head.zero_grad()
             loss.backward()
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings.train, step, total)
+                group["lr"] = rate_of(settings, step, total)
             optimizer.step()
             step += 1
             loss_sum += loss.item() * len(rows)

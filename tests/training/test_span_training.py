@@ -12,6 +12,7 @@ import pytest
 import torch
 from span_rows import generated_rows, split_of, wordpiece
 from test_checkpoint import assert_same_training
+from test_fit import rate_of
 from test_heads import D, L, random_hidden
 from test_stacked import GRADIENTS, LOGITS, distance
 from tiny import (  # noqa: F401
@@ -40,7 +41,7 @@ from bertvision_stream.models.backbone import (
     weight_bytes,
 )
 from bertvision_stream.models.extract import BlockExtractor, validation_logits
-from bertvision_stream.models.finetune import FinetuneOptions, finetune
+from bertvision_stream.models.finetune import FinetuneOptions, Worker, finetune
 from bertvision_stream.modes.local import train_in_process
 from bertvision_stream.settings.groups import HeadSettings
 from bertvision_stream.settings.settings import TaskSettings
@@ -51,7 +52,6 @@ from bertvision_stream.stream.codecs import EncodedBlock, encode
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.checkpoint import load_checkpoint, save_checkpoint
-from bertvision_stream.training.fit import learning_rate
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import HeadTraining, make_training
 from bertvision_stream.training.losses import span_loss
@@ -197,7 +197,8 @@ def test_fine_tuning_has_the_gradient_of_transformers_own_loss(
     found = []
     for rank in range(world_size):
         model = tiny_classifier(per_token=True, **VOCAB)
-        finetune(model, store, one_step, device=CPU, rank=rank, world_size=world_size)
+        worker = Worker(rank, world_size)
+        finetune(model, store, make_objective(SQUAD), one_step, device=CPU, worker=worker)
         found.append([p.grad for p in model.parameters()])
     for *shares, parameter in zip(*found, oracle.parameters(), strict=True):
         torch.testing.assert_close(
@@ -330,7 +331,7 @@ def test_training_equals_a_plain_loop_bit_for_bit(batch_size: int):
             head.zero_grad()
             loss.backward()
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings.train, step, total)
+                group["lr"] = rate_of(settings, step, total)
             optimizer.step()
             step += 1
             loss_sum += loss.item() * len(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_fit import CLASSES, assert_same, settings_of, shape_of
+from test_fit import CLASSES, assert_same, rate_of, settings_of, shape_of
 from test_training import CORPUS, NUM_EPOCHS, Stream, training_of
 from tiny import CPU, RandomExtractor, one_thread  # noqa: F401
 
@@ -13,7 +13,6 @@ from bertvision_stream.heads.head import Head
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.blocks import TRAIN, epoch_order, row_order
 from bertvision_stream.stream.plan import Position
-from bertvision_stream.training.fit import learning_rate
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import HeadTraining
 
@@ -45,7 +44,7 @@ def brute_force(settings: TaskSettings, subset: list[int]) -> tuple[list[float],
             rows = order[first : first + size]
             hidden = [extractor.hidden(TRAIN, row) for row in rows]
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings.train, steps, total)
+                group["lr"] = rate_of(settings, steps, total)
             lengths = torch.tensor([len(h) for h in hidden])
             logits = head(torch.cat(hidden), lengths)
             loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]))

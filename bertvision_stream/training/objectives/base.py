@@ -11,6 +11,7 @@ import torch
 
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.settings.tasks import Task
+from bertvision_stream.training.losses import Reduction
 from bertvision_stream.training.metrics import EnsembleMethod
 
 
@@ -48,14 +49,19 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, lengths_B: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        lengths_B: torch.Tensor,
+        reduction: Reduction = "mean",
     ) -> torch.Tensor:
-        """The mean over B examples.
+        """The loss of B examples: their mean, or with `reduction="none"` that of each, [B].
 
         Args:
-            logits: [B, C], or packed [T, C].
-            labels: [B], or [B, 2].
-            lengths_B: Tokens of each example.
+            logits: The logits of the examples, [B, C], or of all their tokens, packed, [T, C].
+            labels: The labels, [B] or [B, 2].
+            lengths_B: The number of tokens of each example, int64.
+            reduction: `mean` or `none`.
         """
 
     def initial_bias(self, train_labels: np.ndarray) -> float | None:

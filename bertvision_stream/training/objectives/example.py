@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.training.losses import example_loss
+from bertvision_stream.training.losses import Reduction, example_loss
 from bertvision_stream.training.metrics import (
     EnsembleMethod,
     compute_metrics,
@@ -18,9 +18,13 @@ class ExampleObjective(Objective):
     """Classification by cross-entropy, regression by squared error."""
 
     def loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, lengths_B: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        lengths_B: torch.Tensor,
+        reduction: Reduction = "mean",
     ) -> torch.Tensor:
-        return example_loss(logits, labels)
+        return example_loss(logits, labels, reduction)
 
     def initial_bias(self, train_labels: np.ndarray) -> float | None:
         """A regression starts at the mean label."""

@@ -6,7 +6,7 @@ import torch
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.data.windows import SpanLayout, WindowStore
 from bertvision_stream.stream.corpus import packed_positions
-from bertvision_stream.training.losses import span_loss
+from bertvision_stream.training.losses import Reduction, span_loss
 from bertvision_stream.training.metrics import EnsembleMethod, require_finite
 from bertvision_stream.training.objectives.base import Objective
 from bertvision_stream.training.objectives.span_decoding import (
@@ -27,9 +27,13 @@ class SpanObjective(Objective):
     """
 
     def loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, lengths_B: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        lengths_B: torch.Tensor,
+        reduction: Reduction = "mean",
     ) -> torch.Tensor:
-        return span_loss(logits, labels, lengths_B)
+        return span_loss(logits, labels, lengths_B, reduction)
 
     def num_rows(self, store: TokenStore) -> int:
         return store.num_tokens
