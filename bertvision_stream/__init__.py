@@ -6,15 +6,44 @@ tables and the feature stream do without: our classes are registered when its au
 imported, be it before or after.
 """
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
-
-from wrapt import when_imported
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 
 __version__ = "0.1.0"
 
-when_imported("transformers.models.auto.configuration_auto")(
-    lambda _: import_module("bertvision_stream.models.head_config")
-)
-when_imported("transformers.models.auto.modeling_auto")(
-    lambda _: import_module("bertvision_stream.models.head_model")
-)
+# The modules of transformers' auto classes, and ours that register with them.
+_REGISTERING = {
+    "transformers.models.auto.configuration_auto": "bertvision_stream.models.head_config",
+    "transformers.models.auto.modeling_auto": "bertvision_stream.models.head_model",
+}
+
+
+class _RegisterOnImport(MetaPathFinder):
+    """Finds the modules of the auto classes as Python does, and imports ours right after them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _REGISTERING:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            import_module(_REGISTERING[fullname])
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, _RegisterOnImport())
+for _theirs, _ours in _REGISTERING.items():
+    if _theirs in sys.modules:
+        import_module(_ours)

@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.models.finetuned_store import save_tokenizer
 from bertvision_stream.models.head_config import AdapterPoolerConfig
-from bertvision_stream.models.head_model import model_class
+from bertvision_stream.models.head_model import WEIGHTS_FILE, model_class
 from bertvision_stream.models.linked_backbone import encoder_fingerprint
 from bertvision_stream.models.prepare import PreparedBackbone
 from bertvision_stream.settings.settings import TaskSettings
@@ -65,7 +64,7 @@ def export_model(
     tokenizer.model_max_length = settings.data.max_length
     with replacing_folder(folder) as beside:
         config.save_pretrained(beside)
-        write_bytes(beside / SAFE_WEIGHTS_NAME, save(weights, metadata={"format": "pt"}))
+        write_bytes(beside / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
         save_tokenizer(beside, tokenizer)
         write_text(beside / CARD, card)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -22,8 +24,6 @@ from transformers.modeling_outputs import (
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
 )
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.generic import can_return_tuple
 
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape
@@ -33,6 +33,9 @@ from bertvision_stream.utils.errors import BackboneError
 
 # Arguments of `from_pretrained` that say where files come from.
 _DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+WEIGHTS_FILE = "model.safetensors"
+"""The name by which transformers and the hub know a model's weights."""
 
 PADDING_LOGIT = -10_000.0
 """Start and end logit of padding: no share in a softmax, and finite, so that sums stay numbers."""
@@ -85,7 +88,13 @@ class AdapterPoolerModel(PreTrainedModel):
         """What the backbone returns for padded inputs, hidden states included."""
         if getattr(self.config.backbone_config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = token_type_ids
-        return self.backbone(attention_mask=attention_mask, output_hidden_states=True, **inputs)
+        return self.backbone(
+            attention_mask=attention_mask, output_hidden_states=True, return_dict=True, **inputs
+        )
+
+    def wants_dict(self, return_dict: bool | None) -> bool:
+        """Whether `forward` returns an object, and not a tuple."""
+        return bool(self.config.return_dict if return_dict is None else return_dict)
 
     def run_head(
         self, states: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
@@ -187,11 +196,11 @@ def _referred_state_dict(
     """The head's weights in the model's own folder, and those of the backbone elsewhere."""
     from bertvision_stream.models.linked_backbone import load_linked_backbone
 
-    head = cached_file(name, SAFE_WEIGHTS_NAME, **download)
-    assert head is not None  # or it would have raised
-    backbone = load_linked_backbone(
-        config, name, subfolder=download.get("subfolder") or "", per_token=per_token
-    )
+    subfolder = download.get("subfolder") or ""
+    head: str | Path = Path(name, subfolder, WEIGHTS_FILE)
+    if not Path(name).is_dir():
+        head = hf_hub_download(name, WEIGHTS_FILE, **download)
+    backbone = load_linked_backbone(config, name, subfolder=subfolder, per_token=per_token)
     return load_file(head) | {f"backbone.{key}": weight for key, weight in backbone.items()}
 
 
@@ -211,7 +220,6 @@ class AdapterPoolerForSequenceClassification(AdapterPoolerModel):
 
     backbone_class = AutoModelForSequenceClassification
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -219,8 +227,9 @@ class AdapterPoolerForSequenceClassification(AdapterPoolerModel):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> AdapterPoolerOutput:
+    ) -> AdapterPoolerOutput | tuple[Any, ...]:
         """Logits of padded inputs; padding takes no part in them.
 
         Args:
@@ -228,18 +237,21 @@ class AdapterPoolerForSequenceClassification(AdapterPoolerModel):
             attention_mask: [B, S], 1 at real tokens and 0 at padding; None takes all for real.
             token_type_ids: [B, S]; ignored by encoders without token types.
             labels: Class ids [B], or numbers for a regression: the loss is computed.
-            output_hidden_states: Whether to return the backbone's.
+            output_hidden_states: Whether to return the backbone's hidden states.
+            return_dict: False returns a tuple of what there is in the place of an object; None
+                does as the configuration says.
             kwargs: For the backbone.
         """
         output = self.run_backbone(attention_mask, token_type_ids, input_ids=input_ids, **kwargs)
         logits: Any = self.run_head(output.hidden_states, attention_mask)
-        return AdapterPoolerOutput(
+        result = AdapterPoolerOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
             hidden_states=output.hidden_states if output_hidden_states else None,
             attentions=output.attentions,
             backbone_logits=output.logits,
         )
+        return result if self.wants_dict(return_dict) else result.to_tuple()
 
     def _loss(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> Any:
         if self.config.problem_type == "regression":
@@ -267,7 +279,6 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
     backbone_class = AutoModelForQuestionAnswering
     per_token = True
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -276,8 +287,9 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> AdapterPoolerSpanOutput:
+    ) -> AdapterPoolerSpanOutput | tuple[Any, ...]:
         """Logits of padded inputs; padding takes no part in them, and has `PADDING_LOGIT`.
 
         Args:
@@ -287,7 +299,9 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
             start_positions: [B]; with `end_positions` the loss is computed, as transformers does:
                 positions outside of an example do not count.
             end_positions: [B].
-            output_hidden_states: Whether to return the backbone's.
+            output_hidden_states: Whether to return the backbone's hidden states.
+            return_dict: False returns a tuple of what there is in the place of an object; None
+                does as the configuration says.
             kwargs: For the backbone.
         """
         output = self.run_backbone(attention_mask, token_type_ids, input_ids=input_ids, **kwargs)
@@ -302,7 +316,7 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = self.loss_function(start, end, start_positions, end_positions)
-        return AdapterPoolerSpanOutput(
+        result = AdapterPoolerSpanOutput(
             loss=loss,
             start_logits=start,
             end_logits=end,
@@ -311,6 +325,7 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
             backbone_start_logits=output.start_logits,
             backbone_end_logits=output.end_logits,
         )
+        return result if self.wants_dict(return_dict) else result.to_tuple()
 
 
 def model_class(*, per_token: bool) -> type[AdapterPoolerModel]:

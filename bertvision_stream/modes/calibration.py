@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.models.backbone import Backbone, auto_model, quiet
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.models.job import PlannedJob
+from bertvision_stream.models.transformers_private import without_initial_weights
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import TRAIN, Block, BlockKey, pack_blocks
 from bertvision_stream.stream.codecs import EncodedBlock
@@ -81,7 +81,7 @@ def calibrate(job: PlannedJob, *, forward_flops: float) -> Calibration:
 def made_up_model(config: Any, task: Task) -> PreTrainedModel:
     """A classifier of a configuration's shape, with uniform random weights."""
     config.num_labels = task.num_labels
-    with quiet(), no_init_weights(), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with quiet(), without_initial_weights(), torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = auto_model(task.per_token).from_config(config)
         for parameter in model.parameters():

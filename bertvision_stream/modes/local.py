@@ -29,6 +29,7 @@ from bertvision_stream.stream.stats import DeviceInfo, StoreStats, StreamStats
 from bertvision_stream.training.checkpoint import Checkpoint
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import HeadTraining, make_training
+from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.training.outcome import StreamOutcome, StreamState, epoch_lines
 from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.devices import pick_dtype
@@ -60,7 +61,13 @@ class LocalEngine:
     ) -> FinetuneResult:
         """Fine-tune in this process: the numbers are those of one worker."""
         start = time.perf_counter()
-        model = finetune(weights.build(), job.stores[TRAIN], options, device=self._device)
+        model = finetune(
+            weights.build(),
+            job.stores[TRAIN],
+            make_objective(job.task),
+            options,
+            device=self._device,
+        )
         arrays, logits = evaluate_classifier(model, job.corpus, job.task, options, self._device)
         seconds = time.perf_counter() - start
         return FinetuneResult(replace(weights, arrays=arrays), logits, seconds)
