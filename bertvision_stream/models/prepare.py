@@ -20,6 +20,7 @@ from bertvision_stream.models.backbone import (
 from bertvision_stream.models.extract import validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, content_hash
 from bertvision_stream.models.finetuned_store import find_finetuned, save_finetuned
+from bertvision_stream.models.sources import hub_commit
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.corpus import Corpus
@@ -106,7 +107,7 @@ def prepare_backbone(job: PlannedJob, fine_tune: FineTune, *, reuse: bool) -> Pr
     num_workers = settings.finetune.num_workers
     key = content_hash(
         job.source,
-        getattr(job.config, "_commit_hash", None),
+        hub_commit(job.source, settings.backbone.revision),
         train,
         options,
         outputs=task.label_names,

@@ -76,6 +76,22 @@ def locate_linked_backbone(model: str, source: str, revision: str | None = None)
     return locate(source, revision)
 
 
+def hub_commit(source: str, revision: str | None = None) -> str | None:
+    """The commit of a model on the hub whose files are in the local cache; None of a folder.
+
+    Args:
+        source: What `locate` returned.
+        revision: Branch, tag or commit on the hub.
+    """
+    if Path(source).is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    # The cache is laid out as .../snapshots/<commit>/config.json.
+    found = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def _check_folder(folder: Path) -> None:
     """A model folder has config.json, safetensors weights and a tokenizer."""
     if not (folder / "config.json").is_file():

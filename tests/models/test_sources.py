@@ -67,6 +67,21 @@ def test_a_hub_name_is_kept_as_it_is(monkeypatch: pytest.MonkeyPatch):
     assert sources.locate("nobody/no-such-bert") == "nobody/no-such-bert"
 
 
+def test_the_commit_of_a_hub_name_is_that_of_its_files_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert sources.hub_commit("nobody/bert") is None
+    repository = tmp_path / "models--nobody--bert"
+    (repository / "refs").mkdir(parents=True)
+    for commit, revision in (("a" * 40, "main"), ("b" * 40, "v2")):
+        save_model(repository / "snapshots" / commit)
+        (repository / "refs" / revision).write_text(commit)
+    assert sources.hub_commit("nobody/bert") == "a" * 40
+    assert sources.hub_commit("nobody/bert", "v2") == "b" * 40
+    assert sources.hub_commit(str(repository / "snapshots" / ("a" * 40))) is None
+
+
 def test_minilm_without_its_package(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
     assert locate_error("minilm") == (
