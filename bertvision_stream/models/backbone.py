@@ -101,7 +101,7 @@ def load_classifier(
         model, info = auto_model(per_token).from_pretrained(
             source,
             num_labels=num_labels,
-            problem_type=None if per_token else _problem_type(num_labels),
+            problem_type=problem_type(num_labels, per_token),
             dtype=torch.float32,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
@@ -143,7 +143,10 @@ def auto_model(per_token: bool) -> Any:
     return AutoModelForQuestionAnswering if per_token else AutoModelForSequenceClassification
 
 
-def _problem_type(num_labels: int) -> str:
+def problem_type(num_labels: int, per_token: bool) -> str | None:
+    """What transformers calls the kind of a task; None where every token has logits."""
+    if per_token:
+        return None
     return "regression" if num_labels == 1 else "single_label_classification"
 
 

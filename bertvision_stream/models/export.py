@@ -11,22 +11,17 @@ import torch
 from safetensors.numpy import save
 from transformers import PreTrainedTokenizerBase
 
-from bertvision_stream.models.backbone import BackboneWeights
+from bertvision_stream.models.backbone import BackboneWeights, problem_type
 from bertvision_stream.models.finetuned_store import save_tokenizer
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.models.head_model import WEIGHTS_FILE, model_class
 from bertvision_stream.models.linked_backbone import encoder_fingerprint
 from bertvision_stream.models.prepare import PreparedBackbone
 from bertvision_stream.settings.settings import TaskSettings
-from bertvision_stream.settings.tasks import Task, TaskKind
+from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.files import replacing_folder, write_bytes, write_text
 
 CARD = "README.md"
-_PROBLEM_TYPES: Mapping[TaskKind, str | None] = {
-    "classification": "single_label_classification",
-    "regression": "regression",
-    "span": None,
-}
 
 
 def export_model(
@@ -92,16 +87,15 @@ def backbone_source(folder: Path, settings: TaskSettings, backbone: PreparedBack
 
 def _config(settings: TaskSettings, task: Task, backbone: BackboneWeights) -> AdapterPoolerConfig:
     cls = model_class(per_token=task.per_token)
-    labels = ("start", "end") if task.per_token else task.label_names or (task.label_column,)
     config = AdapterPoolerConfig(
         head=settings.head.model_dump(),
         max_tokens=settings.data.max_length,
         backbone_config=backbone.config,
         task=task.name,
         seed=settings.seed,
-        id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
-        problem_type=_PROBLEM_TYPES[task.kind],
+        id2label=dict(enumerate(task.output_names)),
+        label2id={name: i for i, name in enumerate(task.output_names)},
+        problem_type=problem_type(task.num_labels, task.per_token),
         dtype="float32",
     )
     # It would name a folder of the machine that the run was on.

@@ -69,11 +69,6 @@ class AdapterPoolerConfig(PreTrainedConfig):
         self.backbone_config.problem_type = self.problem_type
 
     @property
-    def label_names(self) -> tuple[str, ...]:
-        """The name of class `i` at position `i`; empty for a regression."""
-        return () if self.problem_type == "regression" else tuple((self.id2label or {}).values())
-
-    @property
     def num_outputs(self) -> int:
         """Width of the logits."""
         return len(self.id2label or {})

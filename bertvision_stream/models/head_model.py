@@ -26,7 +26,7 @@ from transformers.modeling_outputs import (
 )
 
 from bertvision_stream.heads.head import Head
-from bertvision_stream.heads.shape import HeadShape
+from bertvision_stream.heads.shape import HeadShape, hidden_shape
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.settings.settings import HeadSettings
 from bertvision_stream.utils.errors import BackboneError
@@ -60,12 +60,8 @@ class AdapterPoolerModel(PreTrainedModel):
 
     def __init__(self, config: AdapterPoolerConfig):
         super().__init__(config)
-        from bertvision_stream.heads.shape import hidden_shape
-
-        num_layers, hidden_size = hidden_shape(config.backbone_config)
-        shape = HeadShape(
-            num_layers, hidden_size, config.num_outputs, config.max_tokens, self.per_token
-        )
+        sizes = hidden_shape(config.backbone_config)
+        shape = HeadShape(*sizes, config.num_outputs, config.max_tokens, self.per_token)
         self.backbone = self.backbone_class.from_config(config.backbone_config)  # type: ignore[attr-defined]
         self.head = Head(HeadSettings.model_validate(config.head), shape, seed=config.seed)
         self.post_init()

@@ -36,7 +36,6 @@ def load_linked_backbone(
     backbone, _ = load_classifier(
         source,
         num_labels=config.num_outputs,
-        label_names=() if per_token else config.label_names,
         per_token=per_token,
         revision=revision,
         seed=config.seed,

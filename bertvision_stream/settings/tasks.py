@@ -54,6 +54,11 @@ class Task:
         return {"classification": len(self.label_names), "regression": 1, "span": 2}[self.kind]
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """The name of each logit: the classes, the column of a number, or both ends of a span."""
+        return ("start", "end") if self.kind == "span" else self.label_names or (self.label_column,)
+
+    @property
     def per_token(self) -> bool:
         """Whether every token has logits, and not every example: start and end of a span."""
         return self.kind == "span"
