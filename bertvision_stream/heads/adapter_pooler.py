@@ -15,9 +15,9 @@ class AdapterPooler(nn.Module):
     in fp32.
 
     Args:
-        num_layers: L.
-        hidden_size: D.
-        adapter_dim: A.
+        num_layers: L, the number of layers of hidden states.
+        hidden_size: D, the width of a hidden state.
+        adapter_dim: A, the width of an adapter's output.
         share_layers: Whether all layers share one projection.
         skip: What stands beside the adapters: `last` (the last layer's state), `mix` (a scalar
             mix of all layers) or `none`.
@@ -61,7 +61,7 @@ def adapt(
         hidden_TLD: Hidden states in bf16 or fp32, the dtype of the product.
         weight_PDN: One projection for all layers (P = 1) or one for each (P = L). N is A, or H * A
             for H heads side by side.
-        bias_PN: Its bias.
+        bias_PN: The bias of the projection.
     """
     weight_PDN, bias_PN = weight_PDN.to(hidden_TLD.dtype), bias_PN.to(hidden_TLD.dtype)
 

@@ -1,6 +1,7 @@
 """Heads: small trainable modules from packed hidden states `[T, L, D]` to logits.
 
-Of every example, `[B, C]`; or of every token, `[T, C]`, where answers are spans.
+The logits are those of every example, `[B, C]`, or where answers are spans those of every token,
+`[T, C]`.
 """
 
 from collections.abc import Mapping
@@ -75,18 +76,19 @@ class Head(nn.Module):
 
     @property
     def mix(self) -> ScalarMix | None:
-        """Its learned mix of layers."""
+        """The learned mix of layers, of a head that has one."""
         if isinstance(self.features, AdapterPooler):
             return self.features.mix
         return self.features if isinstance(self.features, ScalarMix) else None
 
     @property
     def num_columns(self) -> int:
-        """Columns of the product with each layer's hidden states: the adapters', or 1 for a mix."""
+        """The columns of the product with each layer's states: the adapters', or 1 for a mix."""
         return self.features.weight.shape[-1] if isinstance(self.features, AdapterPooler) else 1
 
     @property
     def num_parameters(self) -> int:
+        """The number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
 
     def forward(self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
@@ -132,10 +134,11 @@ class Head(nn.Module):
         return self.features.output_norms(read_TLD).double().sum(dim=0)
 
     def dropout_state(self) -> dict[str, torch.Tensor]:
-        """States of the dropout's generators by device, to go on with the same draws."""
+        """The states of the dropout's generators by device, to go on with the same draws."""
         return {str(device): g.get_state() for device, g in self._generators.items()}
 
     def load_dropout_state(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Go on with the draws of the head whose `dropout_state` this was."""
         self._generators = {torch.device(name): torch.Generator(name) for name in states}
         for device, generator in self._generators.items():
             generator.set_state(states[str(device)])

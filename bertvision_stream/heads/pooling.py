@@ -37,7 +37,7 @@ class AttentionPool(nn.Module):
     """A learned query: softmax over an example's tokens of a linear score, then the weighted sum.
 
     Args:
-        widths: F_i of each part.
+        widths: F_i, the number of features of each part.
     """
 
     def __init__(self, widths: Sequence[int]):
@@ -73,7 +73,16 @@ class FlattenPool(nn.Module):
 
 
 def make_pool(name: str, widths: Sequence[int], max_length: int) -> nn.Module:
-    """The pooling of `head.pool`: `mean`, `cls`, `attention` or `flatten`."""
+    """The pooling of `head.pool`: `mean`, `cls`, `attention` or `flatten`.
+
+    Args:
+        name: The value of `head.pool`.
+        widths: F_i, the number of features of each part.
+        max_length: S, the number of positions of `flatten`.
+
+    Raises:
+        ValueError: There is no such pooling.
+    """
     match name:
         case "mean":
             return MeanPool()

@@ -15,7 +15,7 @@ def in_recurring_shapes(
     tokens, and the few that are left, do. What is evaluated has the same shapes in each epoch.
 
     Args:
-        compute: What treats each token by itself, [T, ...] to [T, ...].
+        compute: A function that treats each token by itself, [T, ...] to [T, ...].
         x_T: Packed tokens.
     """
     num_tokens = len(x_T)

@@ -10,7 +10,7 @@ class ScalarMix(nn.Module):
     """`gamma * sum_l softmax(w)_l x_l`: one learned weight for each layer and one scale.
 
     Args:
-        num_layers: L.
+        num_layers: L, the number of layers of hidden states.
     """
 
     def __init__(self, num_layers: int):

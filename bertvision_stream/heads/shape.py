@@ -13,10 +13,10 @@ class HeadShape:
     """What a head needs to know of its surroundings.
 
     Attributes:
-        num_layers: L, encoder layers + 1.
-        hidden_size: D.
-        num_outputs: C.
-        max_length: Most tokens of an example; the number of positions of `pool=flatten`.
+        num_layers: L, the number of encoder layers and one more for the embeddings.
+        hidden_size: D, the width of a hidden state.
+        num_outputs: C, the number of logits.
+        max_length: The most tokens of an example; the number of positions of `pool=flatten`.
         per_token: Whether every token has logits, and not every example: nothing is pooled then.
     """
 

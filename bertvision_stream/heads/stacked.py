@@ -37,7 +37,7 @@ def stacked_logits(
     Args:
         heads: Heads of one `stack_key`; a single one is just called.
         hidden_TLD: Packed hidden states in bf16 or fp32, which need no gradient.
-        lengths_B: Tokens of each example.
+        lengths_B: The number of tokens of each example.
 
     Raises:
         ValueError: The heads differ in more than values, seeds and dropout.

@@ -83,14 +83,17 @@ def load_classifier(
 
     Args:
         source: What `locate` returned.
-        num_labels: Outputs of the classification layer; 1 means regression.
-        label_names: Names of the classes, kept in the model's configuration.
-        revision: Branch, tag or commit on the hub.
+        num_labels: The number of outputs of the classification layer; 1 means regression.
+        label_names: The names of the classes, kept in the model's configuration.
+        revision: A branch, tag or commit on the hub.
         per_token: Whether every token has logits, and not every example.
         seed: Initialises the classification layer where the source has none of that shape.
 
     Returns:
         The model, and whether its classification layer came from the source (else it is untrained).
+
+    Raises:
+        BackboneError: The source cannot be loaded, or its weights do not fit its configuration.
     """
     load_config(source, revision)
     labels: dict[str, Any] = {"id2label": dict(enumerate(label_names))} if label_names else {}
@@ -120,7 +123,7 @@ def load_classifier(
 
 
 def has_token_logits(model: PreTrainedModel) -> bool:
-    """Whether it gives every token logits (start and end of a span), and not every example."""
+    """Whether a model gives logits to every token (start and end of a span)."""
     return "QuestionAnswering" in type(model).__name__
 
 
@@ -128,7 +131,7 @@ def model_logits(output: Any, real_t: torch.Tensor | None) -> torch.Tensor:
     """The logits in a transformers model's output, in fp32: [B, C], or [T, 2] of real tokens.
 
     Args:
-        output: Of a padded forward pass [b, S].
+        output: The output of a padded forward pass [b, S].
         real_t: Where the real tokens are, one padded row after another; None where all are.
     """
     if "logits" in output:
@@ -198,9 +201,9 @@ class BackboneWeights:
     """A classifier as plain arrays, which travel through the object store: no disk is shared.
 
     Attributes:
-        config: The transformers configuration as a dictionary, with `model_type`.
+        config: The configuration of transformers as a dictionary, with `model_type`.
         arrays: The state dict, float32.
-        per_token: Whether it has a question-answering layer, and not a classification layer.
+        per_token: Whether the model has a question-answering layer, and not a classification layer.
     """
 
     config: dict[str, Any]
@@ -209,6 +212,7 @@ class BackboneWeights:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "BackboneWeights":
+        """The weights of a model on the CPU, which share its memory."""
         arrays = {name: t.numpy() for name, t in model.state_dict().items()}
         return cls(model.config.to_dict(), arrays, has_token_logits(model))
 
@@ -257,9 +261,9 @@ class Backbone:
         Examples of like length run together, padded; what comes back holds no padding.
 
         Args:
-            input_ids_T: Token ids of all examples, one after another, int [T].
-            token_type_ids_T: Likewise, int [T]; ignored by encoders without token types.
-            lengths_B: Tokens of each example, int64 [B], ascending.
+            input_ids_T: The token ids of all examples, one example after another, int [T].
+            token_type_ids_T: The token types, int [T]; ignored by encoders without token types.
+            lengths_B: The number of tokens of each example, int64 [B], ascending.
 
         Returns:
             Hidden states [T, L, D] in the backbone's dtype and logits in fp32, [B, C] or [T, 2],
@@ -315,8 +319,8 @@ def padded_inputs(
         config: The configuration of the encoder: the id of padding, and whether it reads token
             types.
         mask_bS: Where the real tokens are, bool.
-        input_ids_T: Token ids of the examples, one example after another.
-        token_type_ids_T: Likewise, ignored by encoders without token types.
+        input_ids_T: The token ids of the examples, one example after another.
+        token_type_ids_T: The token types, ignored by encoders without token types.
         device: Where the forward pass is computed.
     """
     # The encoder's own id of padding, and not any: RoBERTa derives positions from it.
@@ -338,7 +342,7 @@ def real_positions(mask_bS: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def weight_bytes(config: Any, *, per_token: bool) -> int:
-    """Bytes of a classifier's fp32 weights, known before they are loaded."""
+    """The bytes of a classifier's fp32 weights, known before they are loaded."""
     with torch.device("meta"):
         model = auto_model(per_token).from_config(config)
     return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
@@ -353,9 +357,9 @@ def micro_batches(
     tokens, or its padded size above `max_tokens` (a single example may pass that).
 
     Args:
-        lengths: int64 [B], ascending.
-        max_tokens: Most tokens of a run, padding included.
-        max_padding: Most padding of a run, as a share of its real tokens.
+        lengths: The number of tokens of each example, int64 [B], ascending.
+        max_tokens: The most tokens of a run, padding included.
+        max_padding: The most padding of a run, as a share of its real tokens.
     """
     runs: list[slice] = []
     first, real = 0, 0

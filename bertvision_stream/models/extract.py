@@ -1,6 +1,5 @@
 """Extraction: one block's tokens to its encoded hidden states, on a CPU or a GPU."""
 
-import logging
 import threading
 
 import numpy as np
@@ -12,8 +11,7 @@ from bertvision_stream.stream.blocks import BlockKey
 from bertvision_stream.stream.codecs import EncodedBlock, encode
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.training.objectives.base import Objective
-
-_log = logging.getLogger(__name__)
+from bertvision_stream.utils.log import log
 
 
 class BlockExtractor:
@@ -71,7 +69,7 @@ class BlockExtractor:
                 if self.backbone.micro_batch_tokens <= lengths_B[-1]:
                     raise
                 self.backbone.micro_batch_tokens = max(halved, int(lengths_B[-1]))
-                _log.warning(
+                log.warning(
                     "the device is out of memory: micro-batches of at most %d tokens from now on",
                     self.backbone.micro_batch_tokens,
                 )

@@ -40,12 +40,14 @@ class FinetuneOptions:
     """What the loop depends on, besides the model and the tokens.
 
     Attributes:
-        epochs: May be a fraction: 0.3 stops after 30 % of the first epoch's steps.
-        lr: Peak learning rate, reached after `WARMUP_RATIO` of the steps and brought down to zero.
-        batch_size: Examples in a step, of all workers together.
+        epochs: The number of epochs, which may be a fraction: 0.3 stops after 30 % of the first
+            epoch's steps.
+        lr: The highest learning rate, reached after `WARMUP_RATIO` of the steps and then brought
+            down to zero.
+        batch_size: The examples of a step, of all workers together.
         seed: Orders the examples and seeds dropout.
-        dtype: `auto`, `bf16` or `fp32`: of the products (autocast; weights and optimiser stay
-            in fp32).
+        dtype: The dtype of products, `auto`, `bf16` or `fp32` (by autocast: weights and optimiser
+            stay in fp32).
     """
 
     epochs: float
@@ -66,7 +68,7 @@ class StepReport:
 
 
 def num_steps(num_examples: int, options: FinetuneOptions) -> int:
-    """Steps of the whole fine-tuning, at least one where `epochs` is above zero."""
+    """The steps of the whole fine-tuning, at least one where `epochs` is above zero."""
     # The fraction as it was written: in floats 0.07 of 100 steps is a little more than 7.
     epochs = Fraction(str(options.epochs))
     return math.ceil(epochs * math.ceil(num_examples / options.batch_size))
@@ -74,6 +76,7 @@ def num_steps(num_examples: int, options: FinetuneOptions) -> int:
 
 def batch_order(lengths: np.ndarray, options: FinetuneOptions, epoch: int) -> list[np.ndarray]:
     """The batches of one epoch: every example once, examples of similar length together."""
+    # The same in every worker: each takes its share of the rows from the same batches.
     rng = np.random.default_rng([options.seed, epoch])
     order = rng.permutation(len(lengths))
     window = options.batch_size * _BATCHES_SORTED_TOGETHER
@@ -208,10 +211,11 @@ def content_hash(
     Args:
         source: A local folder, whose files are hashed, or a hub id.
         commit: The hub's commit of the weights, where `source` is a hub id.
-        store: Training tokens and labels.
+        store: The training tokens and labels.
         options: The hyperparameters.
         outputs: The names of the classes, in order; empty for regression.
-        num_workers: Workers that share a step: the order of their sums changes the last bits.
+        num_workers: The number of workers that share a step: the order of their sums changes the
+            last bits.
     """
     digest = hashlib.sha256(repr((_VERSION, asdict(options), tuple(outputs), num_workers)).encode())
     if Path(source).is_dir():

@@ -16,18 +16,18 @@ class AdapterPoolerConfig(PreTrainedConfig):
     classifier; where answers are spans, the two labels are the outputs, start and end.
 
     Args:
-        head: `head.*`, by name.
-        max_tokens: Most tokens of an example in training, special tokens included; the number of
-            positions of `head.pool=flatten`.
+        head: The settings `head.*` by name.
+        max_tokens: The most tokens of an example in training, special tokens included; the number
+            of positions of `head.pool=flatten`.
         backbone_config: The configuration of the encoder with its own classifier, or a dictionary
             of it.
         backbone_source: Where the backbone's weights are: a hub id, `minilm`, or a folder, one that
             begins with a dot being relative to the model's. None: with the head's.
-        backbone_revision: Branch, tag or commit of a hub id.
+        backbone_revision: The branch, tag or commit of a hub id.
         backbone_fingerprint: A hash of the encoder's weights that the head was trained on.
-        task: Name of the task that the head was trained on.
+        task: The name of the task that the head was trained on.
         seed: Initialises the head, and the backbone's classifier where its source has none.
-        kwargs: For `PreTrainedConfig`.
+        kwargs: Arguments of `PreTrainedConfig`.
     """
 
     model_type = "adapter_pooler"
@@ -70,7 +70,7 @@ class AdapterPoolerConfig(PreTrainedConfig):
 
     @property
     def num_outputs(self) -> int:
-        """Width of the logits."""
+        """The number of logits."""
         return len(self.id2label or {})
 
 

@@ -236,7 +236,7 @@ class AdapterPoolerForSequenceClassification(AdapterPoolerModel):
             output_hidden_states: Whether to return the backbone's hidden states.
             return_dict: False returns a tuple of what there is in the place of an object; None
                 does as the configuration says.
-            kwargs: For the backbone.
+            kwargs: Further arguments of the backbone.
         """
         output = self.run_backbone(attention_mask, token_type_ids, input_ids=input_ids, **kwargs)
         logits: Any = self.run_head(output.hidden_states, attention_mask)
@@ -262,7 +262,7 @@ class AdapterPoolerSpanOutput(QuestionAnsweringModelOutput):
 
     Attributes:
         backbone_start_logits: [B, S], in the backbone's dtype, also at padding.
-        backbone_end_logits: Likewise.
+        backbone_end_logits: [B, S], likewise.
     """
 
     backbone_start_logits: torch.FloatTensor | None = None
@@ -298,7 +298,7 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
             output_hidden_states: Whether to return the backbone's hidden states.
             return_dict: False returns a tuple of what there is in the place of an object; None
                 does as the configuration says.
-            kwargs: For the backbone.
+            kwargs: Further arguments of the backbone.
         """
         output = self.run_backbone(attention_mask, token_type_ids, input_ids=input_ids, **kwargs)
         states = output.hidden_states

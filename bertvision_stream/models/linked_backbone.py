@@ -19,12 +19,12 @@ from bertvision_stream.utils.errors import BackboneError
 def load_linked_backbone(
     config: AdapterPoolerConfig, model: str, *, subfolder: str = "", per_token: bool = False
 ) -> dict[str, torch.Tensor]:
-    """State dict of the backbone, in fp32 on the CPU.
+    """The state dict of the backbone, in fp32 on the CPU.
 
     Args:
-        config: Says where the backbone is.
+        config: The configuration of the model, which says where the backbone is.
         model: The folder or hub id of the model that refers to it.
-        subfolder: Where `config.json` is in it.
+        subfolder: The folder in it that holds `config.json`.
         per_token: Whether the backbone's own layer gives every token logits.
 
     Raises:
@@ -54,7 +54,7 @@ def encoder_fingerprint(weights: Mapping[str, Any], base_model_prefix: str) -> s
     """A hash of the weights that hidden states depend on.
 
     Args:
-        weights: State dict of a classifier, of arrays or of tensors on the CPU.
+        weights: The state dict of a classifier, of arrays or of tensors on the CPU.
         base_model_prefix: What the names of the encoder's weights begin with.
     """
     digest = hashlib.sha256()

@@ -15,7 +15,7 @@ def locate(name: str, revision: str | None = None) -> str:
 
     Args:
         name: `minilm`, a local folder, or a hub id such as `bert-base-uncased`.
-        revision: Branch, tag or commit on the hub.
+        revision: A branch, tag or commit on the hub.
 
     Returns:
         A local folder, or the hub id.
@@ -59,7 +59,7 @@ def locate_linked_backbone(model: str, source: str, revision: str | None = None)
     Args:
         model: The folder or hub id of the model.
         source: As in its configuration; what begins with a dot is relative to the model's folder.
-        revision: Branch, tag or commit on the hub.
+        revision: A branch, tag or commit on the hub.
 
     Raises:
         BackboneError: As for `locate`; or the folder is gone.
@@ -81,7 +81,7 @@ def hub_commit(source: str, revision: str | None = None) -> str | None:
 
     Args:
         source: What `locate` returned.
-        revision: Branch, tag or commit on the hub.
+        revision: A branch, tag or commit on the hub.
     """
     if Path(source).is_dir():
         return None

@@ -19,7 +19,7 @@ TRAIN = "train"
 CHUNK_EXAMPLES = 1000
 
 # Blocks are dealt into this many strata, and each stretch of an epoch holds one block of every
-# stratum. A cache that pins whole strata is then hit evenly through every epoch (see cache.py).
+# stratum. A cache that pins whole strata is then hit evenly through every epoch (see budget.py).
 NUM_STRATA = 8
 
 
@@ -39,9 +39,10 @@ class Block:
     """A fixed group of examples of similar length, extracted, moved and cached as one.
 
     Attributes:
-        key: Its name.
-        example_ids: Rows of the split, int64 [B], in the order in which their tokens are packed.
-        lengths: Tokens of each, int64 [B], ascending.
+        key: The name of the block.
+        example_ids: The rows of the split that are in the block, int64 [B], in the order in which
+            their tokens are packed.
+        lengths: The number of tokens of each example, int64 [B], ascending.
     """
 
     key: BlockKey
@@ -64,10 +65,14 @@ def pack_blocks(split: str, lengths: np.ndarray, *, block_tokens: int, seed: int
     blocks.
 
     Args:
-        split: Name of the split; part of the seed, so that no two splits share a permutation.
-        lengths: Tokens of each example, int64 [N].
-        block_tokens: Most tokens of a block. An example longer than that is an error.
-        seed: The run's seed.
+        split: The name of the split. It is a part of the seed, so that no two splits share a
+            permutation.
+        lengths: The number of tokens of each example, int64 [N].
+        block_tokens: The most tokens of a block.
+        seed: The seed of the run.
+
+    Raises:
+        ValueError: An example has more than `block_tokens` tokens.
     """
     if len(lengths) and lengths.max() > block_tokens:
         raise ValueError(
@@ -112,6 +117,7 @@ def epoch_order(num_blocks: int, *, seed: int, epoch: int) -> np.ndarray:
     Every stratum is permuted, then each round takes one block of every stratum, in a random order.
     """
     rng = _rng(seed, "epoch", epoch)
+    # Strata differ in size by one block: the last round takes what the larger ones have left.
     columns = [rng.permutation(stratum) for stratum in strata(num_blocks, seed=seed)]
     order: list[int] = []
     for round_index in range(max((len(c) for c in columns), default=0)):
@@ -136,6 +142,7 @@ def epoch_sequence(
 def _rng(seed: int, *words: str | int) -> np.random.Generator:
     """A generator for one purpose: the same words give the same numbers, on any machine."""
     entropy = [seed]
+    # A length before each word: without it ("ab", "c") and ("a", "bc") would be the same.
     for word in words:
         entropy += [word] if isinstance(word, int) else [len(word), *word.encode()]
     return np.random.default_rng(entropy)
@@ -150,18 +157,18 @@ def pick_block_tokens(
     holds several, and that even a small training set has some tens of blocks to permute.
 
     Args:
-        num_tokens: Tokens of the training split.
-        longest: Tokens of the longest example of any split.
-        token_bytes: Bytes of one token's hidden states.
-        most_bytes: Most bytes of a block.
-        on_gpu: A GPU wants larger forward passes.
+        num_tokens: The number of tokens of the training split.
+        longest: The number of tokens of the longest example of any split.
+        token_bytes: The bytes of one token's hidden states.
+        most_bytes: The most bytes that a block may have.
+        on_gpu: Whether extractors have a GPU, which wants larger forward passes.
     """
     wanted = min(8192 if on_gpu else 4096, num_tokens // 32, most_bytes // token_bytes)
     return max(wanted, 512, longest)
 
 
 STORED_BYTES: Mapping[Codec, int] = {"bf16": 2, "int8": 1, "fp32": 4}
-"""Bytes of one stored value."""
+"""The bytes of one stored value."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +191,12 @@ class BlockFormat:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token's hidden states of all layers."""
+        """The bytes of one token's hidden states of all layers."""
         values = self.num_layers * self.hidden_size * STORED_BYTES[self.codec]
+        # `int8` has one scale in fp32 for each token and layer.
         return values + (4 * self.num_layers if self.codec == "int8" else 0)
 
     def block_bytes(self, num_tokens: int, num_examples: int) -> int:
-        """Exact bytes of an encoded block's arrays, known before it is extracted."""
+        """The exact bytes of an encoded block's arrays, known before it is extracted."""
         num_rows = num_tokens if self.per_token else num_examples
         return num_tokens * self.token_bytes + num_rows * self.num_logits * 4

@@ -26,8 +26,8 @@ class EncodedBlock:
     """A block on its way from an extractor to the trainers. The arrays may be read-only.
 
     Attributes:
-        hidden: [T, L, D]; int16 (the bits of bf16), int8 or float32.
-        scales: float32 [T, L] of `int8`, otherwise an empty array.
+        hidden: The stored hidden states [T, L, D]: int16 (the bits of bf16), int8 or float32.
+        scales: The scales of `int8`, float32 [T, L]; an empty array for other codecs.
         logits: BERT's own logits for the block's examples, float32 [B, C]; or for its tokens, [T,
             2], where answers are spans.
     """
@@ -38,6 +38,7 @@ class EncodedBlock:
 
     @property
     def nbytes(self) -> int:
+        """The bytes of the three arrays."""
         return self.hidden.nbytes + self.scales.nbytes + self.logits.nbytes
 
 
@@ -56,6 +57,7 @@ def encode(
         scales = hidden.abs().amax(dim=-1) / 127
         # A token whose states are all zero has scale 0 and decodes to zero.
         hidden = hidden / scales.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1)
+        # 127 and not 128 steps either way: the scale is symmetric, and -128 is never stored.
         stored = hidden.round_().clamp_(-127, 127).to(torch.int8)
     else:
         stored = hidden_TLD.to(_STORED[codec])

@@ -15,8 +15,8 @@ class Corpus:
     """Token stores and blocks of the training split (`train`) and of the validation splits.
 
     Attributes:
-        stores: Tokens and labels by split.
-        blocks: Blocks by split; the position of a block is its index.
+        stores: The tokens and labels by split.
+        blocks: The blocks by split; the position of a block in its list is its index.
         seed: The seed of blocks, epoch orders and row orders.
     """
 
@@ -34,11 +34,12 @@ class Corpus:
         return cls(stores, blocks, seed)
 
     def block(self, key: BlockKey) -> Block:
+        """The block of that name."""
         return self.blocks[key.split][key.index]
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of all splits: the deliveries of an epoch."""
+        """The number of blocks of all splits: the deliveries of an epoch."""
         return sum(len(blocks) for blocks in self.blocks.values())
 
     def fingerprint(self) -> str:
@@ -55,11 +56,12 @@ class Corpus:
 
     @property
     def validation_keys(self) -> list[BlockKey]:
-        """Validation blocks, in the order in which every epoch delivers them."""
+        """The names of the validation blocks, in the order in which every epoch delivers them."""
         return [b.key for split, blocks in self.blocks.items() if split != TRAIN for b in blocks]
 
     @property
     def validation_splits(self) -> list[str]:
+        """The names of the validation splits."""
         return [split for split in self.stores if split != TRAIN]
 
     def packed_tokens(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +72,9 @@ class Corpus:
 
 
 def packed_positions(starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
-    """`starts[i], starts[i] + 1, ...`, `lengths[i]` of them, for every i in turn: int64 [T]."""
+    """The positions of the tokens of B examples, one example after another: int64 [T].
+
+    They are `starts[i], starts[i] + 1, ...`, `lengths[i]` of them, for every i in turn.
+    """
     packed_starts_B = np.cumsum(lengths_B) - lengths_B
     return np.repeat(starts_B - packed_starts_B, lengths_B) + np.arange(lengths_B.sum())

@@ -17,10 +17,10 @@ class Node:
     """One node's share of the budget, in bytes. Blocks stay where they were made.
 
     Attributes:
-        limit: Most bytes of blocks that may lie there.
-        cache_limit: Most bytes of pinned blocks: there is always room for two others.
-        held: Bytes that lie there or are being made.
-        cached: Those of pinned blocks.
+        limit: The most bytes of blocks that may lie on the node.
+        cache_limit: The most bytes of pinned blocks: there is always room for two others.
+        held: The bytes of the blocks that lie on the node or are being made.
+        cached: The bytes of the pinned blocks among them.
     """
 
     limit: int
@@ -34,10 +34,10 @@ class Lease(Generic[Extractor]):
     """An extractor, for one block, and the block's place on the extractor's node.
 
     Attributes:
-        extractor: Who is to make it.
-        node: Where it will lie.
-        num_bytes: Its bytes.
-        pinned: Whether it may stay there between epochs.
+        extractor: The extractor that is to make the block.
+        node: The node on which the block will lie.
+        num_bytes: The bytes of the block.
+        pinned: Whether the block may stay there between epochs.
     """
 
     extractor: Extractor
@@ -67,9 +67,9 @@ class ExtractorPool(Generic[Extractor]):
     for any other, and gives the room back.
 
     Args:
-        calls_per_extractor: Blocks that one extractor may be given at once.
-        largest_bytes: Bytes of the largest block.
-        clock: The time in seconds.
+        calls_per_extractor: The number of blocks that one extractor may be given at once.
+        largest_bytes: The bytes of the largest block.
+        clock: Returns the time in seconds, counted from any moment.
     """
 
     def __init__(
@@ -93,11 +93,12 @@ class ExtractorPool(Generic[Extractor]):
 
     @property
     def idle_seconds(self) -> float:
-        """Sum of the time in which extractors were there and had no block to make."""
+        """The time in which extractors had no block to make, summed over extractors."""
         return self._idleness.seconds
 
     @property
     def num_extractors(self) -> int:
+        """The number of extractors that are alive."""
         return len(self._node_of)
 
     def add(self, extractor: Extractor, node: str, *, limit: int) -> None:
@@ -108,13 +109,13 @@ class ExtractorPool(Generic[Extractor]):
         self._match()
 
     def remove(self, extractor: Extractor) -> bool:
-        """An extractor is lost. Returns whether that is news."""
+        """Forget an extractor that is lost. Returns whether it was known until now."""
         known = extractor in self._node_of
         self._remove({extractor})
         return known
 
     def drop_nodes(self, alive: set[str]) -> int:
-        """Forget nodes that are gone, with all that lay there. Returns the extractors lost."""
+        """Forget nodes that are gone, with all that lay there. Returns how many extractors did."""
         lost = {extractor for extractor, node in self._node_of.items() if node not in alive}
         self._nodes = {name: node for name, node in self._nodes.items() if name in alive}
         self._remove(lost)
@@ -126,7 +127,7 @@ class ExtractorPool(Generic[Extractor]):
         self._match()  # a block need not wait for their nodes any longer
 
     def fail(self, error: Exception) -> None:
-        """No extractor can be had any more: whoever waits, now or later, is told why."""
+        """No extractor can be had any more: `acquire` raises `error`, now and later."""
         self._error = error
         for waiting in self._waiting:
             if not waiting.lease.done():
@@ -150,9 +151,9 @@ class ExtractorPool(Generic[Extractor]):
 
         Args:
             turn: The block's place in the order.
-            num_bytes: The block's bytes.
-            pin: Whether it is to stay between epochs. Where no node has room for that, it does not:
-                it is then made again when it is next needed.
+            num_bytes: The bytes of the block.
+            pin: Whether the block is to stay between epochs. Where no node has room for that, it
+                does not stay, and is made again when it is next needed.
         """
         if self._error is not None:
             raise self._error
@@ -223,10 +224,10 @@ class ExtractorPool(Generic[Extractor]):
 
 
 class IdleTime:
-    """The sum, over time, of how many are idle.
+    """The time that extractors are idle, summed over extractors.
 
     Args:
-        clock: The time in seconds, from any beginning.
+        clock: Returns the time in seconds, counted from any moment.
     """
 
     def __init__(self, clock: Callable[[], float]):
@@ -237,13 +238,13 @@ class IdleTime:
 
     @property
     def seconds(self) -> float:
-        """Up to now: two that are idle for a second make two."""
+        """The sum up to now: two extractors that are idle for a second make two seconds."""
         now = self._clock()
         self._seconds += self._num_idle * (now - self._since)
         self._since = now
         return self._seconds
 
     def set(self, num_idle: int) -> None:
-        """From now on so many are idle."""
-        _ = self.seconds
+        """From now on so many extractors are idle."""
+        _ = self.seconds  # adds the time until now
         self._num_idle = num_idle

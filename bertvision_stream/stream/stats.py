@@ -11,9 +11,9 @@ class DeviceInfo:
 
     Attributes:
         device: `cpu` or `cuda`.
-        dtype: `bf16` or `fp32`.
-        node: Ray's id of its node.
-        store_bytes: Capacity of that node's object store.
+        dtype: The dtype of products, `bf16` or `fp32`.
+        node: Ray's id of the node.
+        store_bytes: The capacity of that node's object store, in bytes.
     """
 
     device: str

@@ -1,4 +1,4 @@
-"""The window: bytes and blocks that may be in flight at once."""
+"""The window: how many bytes and blocks may be in flight at once."""
 
 import asyncio
 from collections import deque
@@ -11,8 +11,8 @@ class ByteWindow:
     (`budget.plan_budget`), and `acquire` refuses it.
 
     Args:
-        max_bytes: Most bytes admitted at once.
-        max_blocks: Most blocks admitted at once.
+        max_bytes: The most bytes admitted at once.
+        max_blocks: The most blocks admitted at once.
     """
 
     def __init__(self, max_bytes: int, max_blocks: int):
@@ -23,7 +23,11 @@ class ByteWindow:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def acquire(self, num_bytes: int) -> None:
-        """Wait until a block of `num_bytes` fits; first come, first served."""
+        """Wait until a block of `num_bytes` fits; first come, first served.
+
+        Raises:
+            ValueError: The block is larger than the whole window.
+        """
         if num_bytes > self.max_bytes:
             raise ValueError(f"a block of {num_bytes} bytes, but the window has {self.max_bytes}")
         admitted = asyncio.get_running_loop().create_future()

@@ -25,10 +25,10 @@ class OpenBlock:
 
     Args:
         encoded: The block.
-        lengths_B: Tokens of its examples, int64 [B].
-        labels_B: Their labels, [B] or [B, 2].
-        device: Where batches are wanted.
-        dtype: The dtype of their hidden states.
+        lengths_B: The number of tokens of each example of the block, int64 [B].
+        labels_B: The labels of the examples, [B] or [B, 2].
+        device: The device on which batches are wanted.
+        dtype: The dtype of the batches' hidden states.
     """
 
     def __init__(
@@ -40,6 +40,8 @@ class OpenBlock:
         device: torch.device,
         dtype: torch.dtype,
     ):
+        # The block goes to the device in its stored form, half or a quarter of the bytes of fp32,
+        # and only the rows of a batch are decoded there.
         scales = scales_tensor(encoded)
         self._stored = to_device(stored_tensor(encoded), device)
         self._scales = None if scales is None else scales.to(device)
@@ -51,6 +53,7 @@ class OpenBlock:
 
     @property
     def num_rows(self) -> int:
+        """The number of examples of the block."""
         return len(self._lengths_B)
 
     def take(self, rows: np.ndarray) -> Batch:
@@ -78,7 +81,7 @@ class BatchCutter:
         self._waiting: list[Batch] = []
 
     def push(self, block: OpenBlock, row_order: np.ndarray) -> Iterator[Batch]:
-        """Take rows of a block in this order: all of them, or some."""
+        """Take rows of a block in this order: all of its rows, or some."""
         first = 0
         while first < len(row_order):
             waiting = sum(len(part.labels_B) for part in self._waiting)
@@ -89,6 +92,7 @@ class BatchCutter:
             first = last
 
     def flush(self) -> Iterator[Batch]:
+        """The rows that wait, as one batch; nothing where none wait."""
         parts, self._waiting = self._waiting, []
         if parts:
             yield parts[0] if len(parts) == 1 else join(parts)

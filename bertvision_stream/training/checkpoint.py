@@ -33,14 +33,14 @@ class Checkpoint:
         """Several checkpoints as one; `part` takes one out again.
 
         Args:
-            parts: By name; a name holds no slash.
-            facts: Of the whole.
+            parts: The checkpoints by name; a name holds no slash.
+            facts: Facts about the whole.
         """
         tensors = {f"{n}/{key}": t for n, part in parts.items() for key, t in part.tensors.items()}
         return cls(tensors, {**facts, "parts": {name: part.facts for name, part in parts.items()}})
 
     def part(self, name: str) -> Checkpoint:
-        """What was joined under `name`."""
+        """The checkpoint that was joined under `name`."""
         return Checkpoint(self.subtree(name), self.facts["parts"][name])
 
     def subtree(self, name: str) -> dict[str, torch.Tensor]:

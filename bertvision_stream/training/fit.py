@@ -28,16 +28,17 @@ class HeadResult:
     """A fitted head.
 
     Attributes:
-        state: Parameters of the chosen epoch, on the CPU.
-        logits: Their validation logits by split: float32 [R, C] as the objective keeps them.
+        state: The parameters of the chosen epoch, on the CPU.
+        logits: The validation logits of these parameters by split: float32 [R, C] as the objective
+            keeps them.
         history: One record for each epoch that ran.
-        chosen_epoch: Counted from 1; 0 before any.
-        chosen_by: The rule that chose it.
-        num_parameters: Trained parameters.
+        chosen_epoch: The number of the chosen epoch, counted from 1; 0 before any.
+        chosen_by: The rule that chose the epoch.
+        num_parameters: The number of trained parameters.
         failure: Why the head was stopped, or empty.
-        adapter_shares: Of each layer in the norm of the adapters' output, over a sample of the
-            validation tokens; empty for a head without adapters, one of a search, and one that
-            was stopped before its last epoch.
+        adapter_shares: The share of each layer in the norm of the adapters' output, over a sample
+            of the validation tokens; empty for a head without adapters, one without a report, and
+            one that was stopped before its last epoch.
     """
 
     state: dict[str, torch.Tensor]
@@ -58,11 +59,11 @@ class HeadFit:
     numbers are the same alone or among others, in one process or at the end of a stream.
 
     Args:
-        head: The head; moved to `device`.
-        settings: `train.*`.
+        head: The head, which is moved to `device`.
+        settings: The settings `train.*`.
         objective: Loss and metrics.
-        train_labels: Labels of all training examples, [N] or [N, 2].
-        validation: Tokens and labels by validation split.
+        train_labels: The labels of all training examples that the head learns from, [N] or [N, 2].
+        validation: The tokens and labels by validation split.
         device: Where to compute.
         with_report: Whether the head itself is reported on, and not only its scores.
     """
@@ -78,6 +79,7 @@ class HeadFit:
         device: torch.device,
         with_report: bool = True,
     ):
+        # A regression that starts at the mean label need not learn it in its first steps.
         bias = objective.initial_bias(train_labels)
         if bias is not None:
             nn.init.constant_(head.output.bias, bias)
@@ -130,6 +132,7 @@ class HeadFit:
         return self._with_report and (last or self.settings.patience is not None)
 
     def begin_step(self) -> None:
+        """What comes before the forward pass of a training step."""
         train = self.settings
         lr = learning_rate(train.lr, self.steps, self.total_steps, warmup_ratio=train.warmup_ratio)
         set_learning_rate(self._optimizer, lr)
@@ -137,16 +140,18 @@ class HeadFit:
         self._optimizer.zero_grad(set_to_none=True)
 
     def end_step(self, loss: torch.Tensor, num_examples: int) -> None:
+        """What comes after the backward pass from `loss`, the mean over `num_examples`."""
         self._optimizer.step()
         self.steps += 1
         self._num_trained += num_examples
         self._loss_sum += loss.detach().double() * num_examples
 
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Mean over the examples."""
+        """The mean loss of the batch's examples."""
         return self.objective.loss(logits, batch.labels_B, batch.lengths_B)
 
     def keep_logits(self, split: str, example_ids: np.ndarray, logits: torch.Tensor) -> None:
+        """Keep logits of validation examples for the epoch's end: [B, C], or packed [T, C]."""
         rows = self.objective.rows(self._validation[split], example_ids)
         self._logits[split][rows] = logits.cpu().numpy()
 
@@ -156,7 +161,7 @@ class HeadFit:
 
     @property
     def mean_loss(self) -> float:
-        """Mean training loss of the epoch so far; waits for the device."""
+        """The mean training loss of the epoch so far; waits for the device."""
         return self._loss_sum.item() / max(self._num_trained, 1)
 
     def check_finite(self, where: str) -> None:
@@ -237,6 +242,7 @@ class HeadFit:
         for name, tensor in subtree("optimizer").items():
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = tensor.clone()  # it is changed in place
+        # Of the groups nothing need be kept: rates are set anew at each step, the rest by settings.
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.steps = facts["steps"]
@@ -246,12 +252,13 @@ class HeadFit:
         self._start_epoch()
 
     def _validation_loss(self) -> float:
-        """Mean over the examples of all validation splits."""
+        """The mean loss over the examples of all validation splits."""
         total, count = 0.0, 0
         for split, logits in self._logits.items():
             store = self._validation[split]
             labels = torch.from_numpy(np.asarray(store.labels))
             lengths = torch.from_numpy(store.lengths)
+            # In float64, so that the order of the examples does not decide which epoch is best.
             loss = self.objective.loss(torch.from_numpy(logits).double(), labels, lengths)
             total += loss.item() * len(labels)
             count += len(labels)
@@ -264,7 +271,7 @@ def train_together(fits: Sequence[HeadFit], batch: Batch) -> None:
     Args:
         fits: Heads of one `stack_key`; of several the products are computed together, which gives
             the numbers of each alone but for rounding.
-        batch: Examples.
+        batch: The examples that all heads learn from.
     """
     for fit in fits:
         fit.begin_step()
@@ -283,9 +290,9 @@ def evaluate_together(
     """Keep the logits of validation examples.
 
     Args:
-        fits: As for `train_together`.
-        split: Name of the validation split.
-        example_ids: int64 [B], the examples' rows.
+        fits: Heads of one `stack_key`, as for `train_together`.
+        split: The name of the validation split.
+        example_ids: The rows of the split that the examples are, int64 [B].
         batch: The examples.
     """
     for fit in fits:
@@ -297,7 +304,7 @@ def evaluate_together(
 
 
 def _parts(fits: Sequence[HeadFit], batch: Batch) -> Iterator[Sequence[HeadFit]]:
-    """As many at a time as there is room for."""
+    """The heads in groups, as many at a time as there is room for."""
     size = num_together(fits[0].head, len(batch.hidden_TLD))
     return (fits[first : first + size] for first in range(0, len(fits), size))
 

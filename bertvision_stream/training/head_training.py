@@ -62,11 +62,11 @@ class _Stack:
             fit.check_finite(f"in epoch {fit.epoch + 1}, at block {block.key}")
 
     def weight(self) -> int:
-        """Grows with the time that they take."""
+        """A number that grows with the time that the heads take."""
         return sum(fit.head.num_parameters for fit in self.fits)
 
     def end_training(self) -> None:
-        """A step on what is left of the epoch's rows."""
+        """Take a step on what is left of the epoch's rows."""
         for batch in self.cutter.flush():
             train_together(self.fits, batch)
 
@@ -93,7 +93,7 @@ class HeadTraining:
     rows alone (`HeadJob.rows`): it is told nothing of the others.
 
     Args:
-        corpus: Blocks, labels and the seed of the row orders.
+        corpus: The blocks, the labels and the seed of the row orders.
         task: What is learned.
         shape: What the heads read and write.
         device: Where the heads compute.
@@ -167,14 +167,14 @@ class HeadTraining:
         """Train on a training block, or evaluate on a validation block. Nothing of it is kept.
 
         Args:
-            position: The delivery's; every position is taken once and in order.
-            key: The block's name.
-            encoded: Its hidden states and BERT's logits.
+            position: The position of the delivery; every position is taken once and in order.
+            key: The name of the block.
+            encoded: The block's hidden states and BERT's logits.
         """
         if position != self.position:
             early = position > self.position
             return DeliveryStatus.TOO_EARLY if early else DeliveryStatus.DUPLICATE
-        if position.index == 0:
+        if position.index == 0:  # heads come and go between epochs, so stacks last for one
             self._stacks = self._make_stacks()
             self._taking_part = self.active
         block = self.corpus.block(key)
@@ -214,12 +214,12 @@ class HeadTraining:
         return self._ended
 
     def results(self) -> dict[str, HeadResult]:
-        """What is left of each head."""
+        """The result of each head so far, by name."""
         return {name: fit.result() for name, fit in self.fits.items()}
 
     @property
     def active(self) -> frozenset[str]:
-        """Names of the heads that still train."""
+        """The names of the heads that still train."""
         return frozenset(name for name, fit in self.fits.items() if fit.active)
 
     def checkpoint(self) -> Checkpoint:
@@ -247,6 +247,8 @@ class HeadTraining:
         for name, fit in self.fits.items():
             if fit.active:
                 rows = self._rows[name]
+                # Heads of a stack share its batches, so their rows must be equal, and not only equally
+                # many; the bytes of the array can be a key, the array itself cannot.
                 same_rows = None if rows is None else rows.tobytes()
                 alike = fit.head.stack_key if self.stack_heads else name
                 kinds.setdefault((fit.epoch, fit.batch_size, same_rows, alike), []).append(name)
@@ -274,6 +276,7 @@ class HeadTraining:
 
         Heads that failed by then leave their stacks.
         """
+        # Before the work and not after it: whoever failed has no finite numbers left to compute.
         for stack in self._stacks:
             stack.fits = [fit for fit in stack.fits if fit.active]
         self._stacks = [stack for stack in self._stacks if stack.fits]
@@ -281,6 +284,7 @@ class HeadTraining:
             for stack in self._stacks:
                 do(stack)
         else:
+            # The heaviest first: a thread that begins with it is not waited for in the end.
             list(self._threads.map(do, sorted(self._stacks, key=_Stack.weight, reverse=True)))
 
     def _end_training(self) -> None:
@@ -307,10 +311,10 @@ def make_training(
     *,
     device: torch.device,
 ) -> HeadTraining:
-    """Heads, optimisers and all from settings, in this process.
+    """Set up the training of heads in this process: modules, optimisers, all that is in settings.
 
     Args:
-        corpus: Blocks and labels.
+        corpus: The blocks and labels.
         task: What is learned.
         heads: What to train, by the name of the head. `train.precision` and `train.stack_heads`
             of the first head hold for all.

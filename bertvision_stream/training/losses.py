@@ -8,7 +8,7 @@ from torch import nn
 from bertvision_stream.heads.segments import pad_segments
 
 Reduction = Literal["mean", "none"]
-"""Over the examples: their mean, or the loss of each, [B]."""
+"""What becomes of the losses of examples: their mean, or the loss of each, [B]."""
 
 
 def example_loss(
@@ -30,10 +30,10 @@ def span_loss(
     """Mean of the cross-entropies of start and end over a window's own tokens.
 
     Args:
-        logits_T2: Start and end logits of packed tokens.
-        labels_W2: Positions in the window of the first and the last token, int64.
-        lengths_W: Tokens of each window.
-        reduction: Over the windows.
+        logits_T2: The start and end logits of packed tokens.
+        labels_W2: The positions in the window of the answer's first and last token, int64.
+        lengths_W: The number of tokens of each window.
+        reduction: Whether to return the mean over the windows, or the loss of each.
     """
     padded_WS2 = pad_segments(logits_T2, lengths_W, -torch.inf)
     losses_W = nn.functional.cross_entropy(padded_WS2, labels_W2, reduction="none").mean(dim=1)

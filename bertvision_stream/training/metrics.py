@@ -22,7 +22,7 @@ def scores_from_logits(logits_BC: np.ndarray, kind: TaskKind) -> np.ndarray:
 
     Args:
         logits_BC: Logits `[B, C]`, any float dtype; `C` is 1 for regression.
-        kind: Kind of the task.
+        kind: The kind of the task.
 
     Returns:
         float64: softmax probabilities `[B, C]`, or for regression the only column, `[B]`.
@@ -56,10 +56,10 @@ def ensemble(
     the plain maximum: scores carry no confidence and the result leans upwards, so prefer `mean`.
 
     Args:
-        bert: Scores of BERT, `[B, C]` or `[B]`.
-        head: Scores of the head, same shape.
+        bert: The scores of BERT, `[B, C]` or `[B]`.
+        head: The scores of the head, of the same shape.
         method: `mean` or `max`.
-        kind: Kind of the task.
+        kind: The kind of the task.
 
     Returns:
         Scores of the same shape, float64.
@@ -92,7 +92,7 @@ def main_score(scores: Mapping[str, Mapping[str, float]]) -> float:
     splits (mnli's matched and mismatched).
 
     Args:
-        scores: Value of each metric by split: `scores[split][metric]`.
+        scores: The value of each metric by split: `scores[split][metric]`.
     """
     means = [sum(split.values()) / len(split) for split in scores.values()]
     return sum(means) / len(means)

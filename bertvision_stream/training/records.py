@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Scores = Mapping[str, float]
-"""Metric name -> value, as `evaluate.compute_metrics` returns it."""
+"""The value of each metric by its name, as `metrics.compute_metrics` returns it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class EpochRecord:
 
     Attributes:
         epoch: Counted from 1.
-        loss: Mean training loss over the epoch's examples.
-        validation_loss: Mean loss over the examples of all validation splits.
-        scores: Metrics of the head after the epoch, by split.
+        loss: The mean training loss over the epoch's examples.
+        validation_loss: The mean loss over the examples of all validation splits.
+        scores: The metrics of the head after the epoch, by split.
     """
 
     epoch: int

@@ -65,19 +65,19 @@ class Objective(ABC):
         """
 
     def initial_bias(self, train_labels: np.ndarray) -> float | None:
-        """Where a new last layer's bias starts; None leaves it as it is."""
+        """The value at which a new last layer's bias starts; None leaves it as it is."""
         return None
 
     @abstractmethod
     def num_rows(self, store: TokenStore) -> int:
-        """R: rows of logits of a split."""
+        """R, the number of rows of logits of a split."""
 
     @abstractmethod
     def rows(self, store: TokenStore, example_ids: np.ndarray) -> np.ndarray:
-        """Where the logits of examples are kept, int64, in the order in which they come."""
+        """The rows in which the logits of examples are kept, int64, in the order of the logits."""
 
     def empty_logits(self, store: TokenStore) -> np.ndarray:
-        """Room for the logits of a split, float32 [R, C], nan until they are there."""
+        """An array for the logits of a split, float32 [R, C], nan until they are there."""
         return np.full((self.num_rows(store), self.task.num_labels), np.nan, dtype=np.float32)
 
     @abstractmethod

@@ -16,7 +16,7 @@ from bertvision_stream.training.metrics import EnsembleMethod
 
 MAX_ANSWER_TOKENS = 30
 NUM_BEST = 20
-"""Spans of a question that share the probability, as transformers' `n_best_size`."""
+"""The number of spans of a question that share the probability, as transformers' `n_best_size`."""
 
 _TOKENS_AT_A_TIME = 2**16  # bounds the memory of all spans that are compared at once
 
@@ -26,9 +26,10 @@ class BestSpans:
     """The K best spans of each of Q questions, the best first.
 
     Attributes:
-        scores: float64 [Q, K]; -inf where there are fewer.
-        tokens: int64 [Q, K, 2], first and last token of each, counted over the whole split.
-        null_scores: float64 [Q].
+        scores: The scores of the spans, float64 [Q, K]; -inf where a question has fewer.
+        tokens: The first and the last token of each span, counted over the whole split, int64
+            [Q, K, 2].
+        null_scores: The score of giving no answer, float64 [Q].
     """
 
     scores: np.ndarray
@@ -60,8 +61,8 @@ def best_spans(
     Args:
         scores_T2: Start and end scores of all tokens of a split, logits or log-probabilities.
         offsets: int64 [W + 1], windows in the tokens.
-        layout: Of the split.
-        num_best: K.
+        layout: The questions, windows and contexts of the split.
+        num_best: K, the number of spans of each question.
     """
     scores_T2 = np.asarray(scores_T2, dtype=np.float64)
     null_W = scores_T2[offsets[:-1] + layout.nulls].sum(axis=1)

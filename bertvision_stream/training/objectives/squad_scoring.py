@@ -50,11 +50,12 @@ class ScoredSpans:
     """What Q predictions are worth if they are made, and if no answer is given instead.
 
     Attributes:
-        exact: float64 [Q], of the best spans' texts.
-        f1: Likewise.
-        null: float64 [Q], exact match and F1 of the empty text.
-        null_odds: float64 [Q]; no answer is predicted where they are above the threshold.
-        has_answer: bool [Q].
+        exact: The exact match of the best spans' texts, float64 [Q].
+        f1: The F1 of the best spans' texts, float64 [Q].
+        null: The exact match of the empty text, which is also its F1, float64 [Q].
+        null_odds: What speaks against an answer, float64 [Q]; no answer is predicted where it is
+            above the threshold.
+        has_answer: Whether the question has an answer, bool [Q].
     """
 
     exact: np.ndarray
@@ -93,7 +94,11 @@ class ScoredSpans:
         return odds[ends], exact, f1
 
     def metrics(self, threshold: float) -> dict[str, float]:
-        """Means: `exact`, `f1`, and both `_answerable` and `_unanswerable`, if there are any."""
+        """The means `exact` and `f1`, and both `_answerable` and `_unanswerable` if there are any.
+
+        Args:
+            threshold: No answer is given where the odds against one are above it.
+        """
         means = {}
         for name, values in zip(("exact", "f1"), self.at(threshold), strict=True):
             means[name] = float(values.mean())
