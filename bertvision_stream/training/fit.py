@@ -258,7 +258,7 @@ class HeadFit:
             store = self._validation[split]
             labels = torch.from_numpy(np.asarray(store.labels))
             lengths = torch.from_numpy(store.lengths)
-            # In float64, so that the order of the examples does not decide which epoch is best.
+            # In float64: epochs are compared by this mean, and fp32 would round it.
             loss = self.objective.loss(torch.from_numpy(logits).double(), labels, lengths)
             total += loss.item() * len(labels)
             count += len(labels)

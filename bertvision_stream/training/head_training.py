@@ -247,8 +247,8 @@ class HeadTraining:
         for name, fit in self.fits.items():
             if fit.active:
                 rows = self._rows[name]
-                # Heads of a stack share its batches, so their rows must be equal, and not only equally
-                # many; the bytes of the array can be a key, the array itself cannot.
+                # Heads of a stack share its batches, so their rows must be the same. An array
+                # cannot be a part of a key, its bytes can.
                 same_rows = None if rows is None else rows.tobytes()
                 alike = fit.head.stack_key if self.stack_heads else name
                 kinds.setdefault((fit.epoch, fit.batch_size, same_rows, alike), []).append(name)
