@@ -43,6 +43,7 @@ from bertvision_stream.training.checkpoint import Checkpoint
 from bertvision_stream.training.fit import HeadResult
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
+from bertvision_stream.training.objectives.factory import make_objective
 
 TASK = TASKS["cola"]
 SHAPE = HeadShape(NUM_LAYERS, HIDDEN_SIZE, TASK.num_labels, MAX_LENGTH)
@@ -122,7 +123,8 @@ def test_fine_tuning_is_that_of_one_worker() -> None:
     job = job_with("0")
     options = FinetuneOptions(epochs=0.5, lr=1e-3, batch_size=16, seed=3, dtype="fp32")
     result = LocalEngine().fine_tune(job, WEIGHTS, options)
-    model = finetune(WEIGHTS.build(), job.stores[TRAIN], options, device=CPU)
+    objective = make_objective(job.task)
+    model = finetune(WEIGHTS.build(), job.stores[TRAIN], objective, options, device=CPU)
     assert result.weights.fingerprint() == BackboneWeights.of(model).fingerprint()
     assert result.weights.fingerprint() != WEIGHTS.fingerprint()
     assert result.logits["validation"].shape == (60, 2)
