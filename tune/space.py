@@ -12,7 +12,8 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.sample import Domain
 
 from actors.cluster import in_thread
-from bertvision_stream.settings.groups import ADAPTER_OPTIONS, HeadSettings
+from bertvision_stream.settings.checks import ADAPTER_OPTIONS
+from bertvision_stream.settings.groups import HeadSettings
 from bertvision_stream.settings.search_dimensions import Choice, Dimension
 from bertvision_stream.settings.search_space import Space
 from bertvision_stream.settings.settings import TaskSettings

@@ -1,16 +1,18 @@
-"""The settings by group: every key below the top level, its type, default and meaning.
+"""The settings by group: every key below the top level, its type, its default and its meaning.
 
-`--help` is generated from these models. Nothing here reads files or imports anything heavy:
-settings are checked before torch or Ray are loaded.
+The text of `--help` is generated from these models. Nothing here reads files or imports anything
+heavy, so that a mistake in the settings is reported at once, before torch and Ray are loaded.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bertvision_stream.settings.problems import Problem
+from bertvision_stream.settings.checks import check_cache, check_head, check_planned
+from bertvision_stream.settings.problems import Problem, raise_problems
 from bertvision_stream.settings.types import (
     AtLeastOne,
     Auto,
@@ -25,20 +27,29 @@ from bertvision_stream.settings.types import (
     NumGpus,
     Positive,
     PositiveBytes,
+    Precision,
     Seeds,
-    raise_problems,
 )
 
 
 def default_means(meaning: str) -> dict[str, Any]:
-    """For `--help`: what a default of None stands for."""
+    """Tells `--help` what a default of None stands for."""
     return {"unset": meaning}
 
 
 class SettingsGroup(BaseModel):
-    """A group of settings: immutable, without unknown keys, types taken strictly."""
+    """A group of settings that cannot be changed, takes no unknown key and converts no type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong with the combination of values, each of which is right by itself."""
+        return ()
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        raise_problems([*self.problems()])
+        return self
 
 
 class BackboneSettings(SettingsGroup):
@@ -50,7 +61,7 @@ class BackboneSettings(SettingsGroup):
         json_schema_extra=default_means("minilm for demo, else bert-base-uncased"),
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
-    dtype: Literal["auto", "bf16", "fp32"] = Field(
+    dtype: Precision = Field(
         default="auto",
         description="Precision of the frozen forward pass; auto is bf16 where it is fast.",
     )
@@ -140,20 +151,8 @@ class StreamSettings(SettingsGroup):
         description="Most bytes kept between epochs, part of the budget; 0 keeps none.",
     )
 
-    @model_validator(mode="after")
-    def _cache_within_budget(self) -> StreamSettings:
-        if self.budget != "auto" and self.cache != "auto" and self.cache > self.budget:
-            wrong = (
-                "the cache is part of the budget and cannot be larger: "
-                f"{self.cache:,} > {self.budget:,} bytes"
-            )
-            advice = "Raise stream.budget or lower stream.cache."
-            raise_problems([Problem("stream.cache", wrong, advice, involves=("stream.budget",))])
-        return self
-
-
-ADAPTER_OPTIONS = ("adapter_dim", "share_layers", "skip", "pool")
-"""Settings of a head that only `adapter_pooler` has."""
+    def problems(self) -> Iterable[Problem]:
+        return check_cache(self)
 
 
 class HeadSettings(SettingsGroup):
@@ -182,22 +181,8 @@ class HeadSettings(SettingsGroup):
         default=0.0, ge=0, lt=1, description="Dropout before the last linear layer."
     )
 
-    @model_validator(mode="after")
-    def _adapter_options_fit(self) -> HeadSettings:
-        if self.kind != "adapter_pooler":
-            raise_problems(
-                [
-                    Problem(
-                        f"head.{name}",
-                        f"only adapter_pooler has this option, and head.kind is {self.kind}",
-                        f"Leave head.{name} out, or take head.kind=adapter_pooler.",
-                        involves=("head.kind",),
-                    )
-                    for name in ADAPTER_OPTIONS
-                    if getattr(self, name) != HeadSettings.model_fields[name].default
-                ]
-            )
-        return self
+    def problems(self) -> Iterable[Problem]:
+        return check_head(self)
 
 
 class TrainSettings(SettingsGroup):
@@ -217,7 +202,7 @@ class TrainSettings(SettingsGroup):
         description="Stop after so many epochs without a better validation loss.",
         json_schema_extra=default_means("never stop early"),
     )
-    precision: Literal["auto", "bf16", "fp32"] = Field(
+    precision: Precision = Field(
         default="auto",
         description="Precision of the head's products; the weights are fp32 in any case.",
     )
@@ -309,24 +294,8 @@ class PlanSettings(SettingsGroup):
         json_schema_extra=default_means("the backbone's"),
     )
 
-    @model_validator(mode="after")
-    def _shape_is_whole(self) -> PlanSettings:
-        for given, lacking in (("layers", "hidden_size"), ("hidden_size", "layers")):
-            if getattr(self, given) is not None and getattr(self, lacking) is None:
-                wrong = f"a shape takes plan.layers and plan.hidden_size, and plan.{lacking} is not"
-                advice = f"Give plan.{lacking} as well."
-                raise_problems([Problem(f"plan.{given}", f"{wrong} given", advice)])
-        return self
-
-    @model_validator(mode="after")
-    def _measures_what_it_is_told_to(self) -> PlanSettings:
-        if self.heads > 1 and self.head_tokens_per_second is not None:
-            wrong = "only measures with so many heads, and plan.head_tokens_per_second is given"
-            advice = "Leave one of the two out."
-            raise_problems(
-                [Problem("plan.heads", wrong, advice, involves=("plan.head_tokens_per_second",))]
-            )
-        return self
+    def problems(self) -> Iterable[Problem]:
+        return check_planned(self)
 
 
 class EvaluateSettings(SettingsGroup):

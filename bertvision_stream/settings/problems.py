@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from pydantic_core import PydanticCustomError
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -25,6 +27,17 @@ class Problem:
     advice: str = ""
     given: str = ""
     involves: tuple[str, ...] = ()
+
+
+def raise_problems(problems: Sequence[Problem]) -> None:
+    """Raises the pydantic error that carries `problems`, if there are any.
+
+    Raises:
+        PydanticCustomError: Of type `refused`, with the problems in its context.
+    """
+    if problems:
+        text = "; ".join(f"{problem.key}: {problem.wrong}" for problem in problems)
+        raise PydanticCustomError("refused", "{text}", {"text": text, "problems": list(problems)})
 
 
 def render_report(problems: Sequence[Problem]) -> str:

@@ -1,10 +1,23 @@
-"""What a setting allows, in words, read off its JSON schema."""
+"""The dotted keys of nested settings, and what a key allows, in words, read off its JSON schema."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Schema = dict[str, Any]
+
+
+def dotted_items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the values of nested mappings with their dotted keys: `train.lr` and its value.
+
+    A key that is given twice, dotted and nested, is yielded twice. An empty mapping is a value.
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted_items(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def is_text(schema: Schema) -> bool:

@@ -20,9 +20,9 @@ from bertvision_stream.settings.groups import (
     SettingsGroup,
     TrainSettings,
 )
-from bertvision_stream.settings.problems import Problem, nearest
+from bertvision_stream.settings.problems import Problem, nearest, raise_problems
 from bertvision_stream.settings.schema import Schema, choices, describe_allowed
-from bertvision_stream.settings.types import Seed, raise_problems
+from bertvision_stream.settings.types import Seed
 
 Value = bool | int | float | str
 

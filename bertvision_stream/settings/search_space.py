@@ -16,14 +16,16 @@ Imports neither Ray nor torch: a space is checked with the rest of the command l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic_core import PydanticCustomError
 
-from bertvision_stream.settings.groups import ADAPTER_OPTIONS, HeadSettings
+from bertvision_stream.settings.checks import ADAPTER_OPTIONS
+from bertvision_stream.settings.groups import HeadSettings
 from bertvision_stream.settings.problems import Problem, nearest_keys
+from bertvision_stream.settings.schema import dotted_items
 from bertvision_stream.settings.search_dimensions import (
     Choice,
     Dimension,
@@ -32,9 +34,6 @@ from bertvision_stream.settings.search_dimensions import (
     read_dimension,
     show,
 )
-
-if TYPE_CHECKING:
-    pass
 
 Target = Literal["head", "backbone"]
 Space = Mapping[str, Dimension]
@@ -146,7 +145,7 @@ def _read(
     """The dimensions that are written, None for keys not to be searched; and what is wrong."""
     given: dict[str, Dimension | None] = {}
     problems = []
-    for key, value in _flatten(written):
+    for key, value in dotted_items(written):
         if key in given:
             problems.append(problem_of(key, f"{key} is given twice", "Keep one of them."))
         elif key not in SEARCHABLE[target]:
@@ -158,14 +157,6 @@ def _read(
                 given[key] = None
                 problems += (error.context or {})["problems"]
     return given, problems
-
-
-def _flatten(written: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in written.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _not_searchable(key: str, target: Target) -> Problem:

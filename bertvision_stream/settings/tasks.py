@@ -63,6 +63,10 @@ class Task:
         """Whether every token has logits, and not every example: start and end of a span."""
         return self.kind == "span"
 
+    def default_stride(self, max_length: int) -> int | None:
+        """The `data.stride` of windows of `max_length` tokens; None for a task without windows."""
+        return min(128, max_length // 3) if self.per_token else None
+
 
 def _glue(
     name: str,

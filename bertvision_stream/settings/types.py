@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
-from bertvision_stream.settings.problems import Problem, nearest
+from bertvision_stream.settings.problems import Problem, nearest, raise_problems
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.utils.units import parse_bytes
 
@@ -22,17 +21,6 @@ TASKS_IN_WORDS = (
     f"one of {', '.join(TASK_NAMES)};\n"
     "glue for the nine tasks of GLUE; or a list such as [cola,rte]"
 )
-
-
-def raise_problems(problems: list[Problem]) -> None:
-    """Raises the pydantic error that carries `problems`, if there are any.
-
-    Raises:
-        PydanticCustomError: Of type `refused`, with the problems in its context.
-    """
-    if problems:
-        text = "; ".join(f"{problem.key}: {problem.wrong}" for problem in problems)
-        raise PydanticCustomError("refused", "{text}", {"text": text, "problems": problems})
 
 
 def _check_task(task: object) -> str | tuple[str, ...]:
@@ -62,7 +50,7 @@ def _positive_bytes(size: int) -> int:
 
 
 def _listed(values: object) -> object:
-    """A single value as a list of one."""
+    """Takes a single value for a list of one."""
     if isinstance(values, list | tuple):
         return tuple(values)
     return values if values is None else (values,)
@@ -82,6 +70,7 @@ def _one_or_more(names: object) -> object:
 
 Auto = Literal["auto"]
 Codec = Literal["bf16", "int8", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
