@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import yaml
 from pydantic import ValidationError
-from yaml import YAMLError
 
 from bertvision_stream.settings.help import dotted_keys, format_help, key_schemas
 from bertvision_stream.settings.problems import Problem, nearest, nearest_keys, render_report
@@ -26,7 +24,7 @@ _FREE_FORM = "search.space"  # Any key may follow below it: search.space.train.l
 
 
 def load_settings(argv: Sequence[str]) -> Settings:
-    """Reads settings from `key=value` arguments, with OmegaConf's syntax for values.
+    """Reads settings from `key=value` arguments, whose values are YAML.
 
     Args:
         argv: Arguments such as `task=rte`, `finetune.epochs=0.3` or `data.text_columns=[a,b]`.
@@ -99,27 +97,67 @@ def _unknown(argument: str, key: str) -> Problem:
     return Problem("task" if likely == ["task"] else key, wrong, advice, given=argument)
 
 
+class _ValueLoader(yaml.SafeLoader):
+    """YAML, but `1e-4` is a number, `2024-01-01` is text, and no value refers to another one."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        # A value that holds itself, as in `&a {b: *a}`, would be read without end.
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(problem="a * refers to another value; quote it")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            raise yaml.constructor.ConstructorError(problem="a key is given twice")
+        return mapping
+
+
+# YAML 1.1 wants a dot and a sign: `1.0e+3`. People write learning rates as `1e-3`.
+_ValueLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def _merge(arguments: dict[str, str]) -> tuple[dict[str, Any], list[Problem]]:
     """Returns the values as nested dicts, and the arguments whose value cannot be read."""
-    merged = OmegaConf.create()
+    merged: dict[str, Any] = {}
     problems = []
     for key, argument in arguments.items():
-        value = argument.partition("=")[2]
         try:
-            override = OmegaConf.from_dotlist([f"{key}={_quote_text(key, value)}"])
-            OmegaConf.resolve(override)
-            merged.merge_with(override)
-        except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+            value = _read(key, argument.partition("=")[2])
+        except (yaml.YAMLError, ValueError) as error:
             reason = getattr(error, "problem", None) or str(error).splitlines()[0]
             problems.append(Problem(key, f"the value cannot be read: {reason}", given=argument))
-    return cast(dict[str, Any], OmegaConf.to_container(merged)), problems
+            continue
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        _merge_into(merged, value)
+    return merged, problems
 
 
-def _quote_text(key: str, value: str) -> str:
-    """Keeps YAML from reading text as anything else: a commit named `1e10` as a number."""
-    if not is_text(key_schemas().get(key, {})) or value == "null" or value[0] in "\"'":
-        return value
-    return json.dumps(value, ensure_ascii=False)
+def _read(key: str, text: str) -> Any:
+    """Reads the value of a key; text is taken as it is: a commit named `1e10` is no number."""
+    if is_text(key_schemas().get(key, {})) and text != "null" and text[0] not in "\"'":
+        return text
+    return yaml.load(text, _ValueLoader)
+
+
+def _merge_into(merged: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Adds nested values: `search.space` may be given by several arguments."""
+    for name, value in values.items():
+        known = merged.get(name)
+        if isinstance(known, dict) and isinstance(value, dict):
+            _merge_into(known, value)
+        else:
+            merged[name] = value
 
 
 def _validate(

@@ -90,7 +90,8 @@ def test_free_form_keys_are_merged():
 
 
 @pytest.mark.parametrize(
-    "text", ["1e10", "007", "true", "no", "a #b: c", "[x", "@x", "C:\\data", "2024-01-01", "é 'x'"]
+    "text",
+    ["1e10", "007", "true", "no", "a #b: c", "[x", "@x", "${x}", "C:\\data", "2024-01-01", "é 'x'"],
 )
 def test_text_stays_as_it_was_written(text):
     assert load_settings(["task=demo", f"output_dir={text}"]).output_dir == text

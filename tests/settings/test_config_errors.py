@@ -181,7 +181,7 @@ def test_a_misspelt_choice_names_the_nearest(argument, advice):
     assert items("task=demo", argument)[0][-1] == advice
 
 
-@pytest.mark.parametrize("value", ["[1", "${nowhere}", "${", "*x", "9" * 5000])
+@pytest.mark.parametrize("value", ["[1", "*x", "&x [*x]", "{a: 1, a: 2}", "9" * 5000])
 def test_a_value_that_cannot_be_read(value):
     ((given, wrong),) = items("task=demo", f"train.epochs={value}")
     assert given == f"train.epochs={value}"
