@@ -100,11 +100,6 @@ def _unknown(argument: str, key: str) -> Problem:
 class _ValueLoader(yaml.SafeLoader):
     """YAML, but `1e-4` is a number, `2024-01-01` is text, and no value refers to another one."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
         # A value that holds itself, as in `&a {b: *a}`, would be read without end.
         if self.check_event(yaml.AliasEvent):
@@ -118,7 +113,11 @@ class _ValueLoader(yaml.SafeLoader):
         return mapping
 
 
-# YAML 1.1 wants a dot and a sign: `1.0e+3`. People write learning rates as `1e-3`.
+_ValueLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# YAML 1.1 wants a dot and a sign, as in `1.0e+3`, but people write learning rates as `1e-3`.
 _ValueLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
