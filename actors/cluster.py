@@ -24,6 +24,7 @@ from actors.ray_private import (
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.own_packages import worker_environment
 from bertvision_stream.utils.units import format_seconds
 
 T = TypeVar("T")
@@ -74,7 +75,8 @@ def connect(address: str | None) -> None:
 
 def _join(address: str) -> Any:
     try:
-        return ray.init(address=address, logging_level=logging.ERROR)
+        environment = worker_environment()
+        return ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ConfigError(
             f"ray.address={address}: there is no Ray cluster to join ({error}). Start one with "
@@ -85,7 +87,12 @@ def _join(address: str) -> Any:
 def _start() -> Any:
     """Start a cluster on this machine; all its servers listen on 127.0.0.1 alone."""
     with servers_on_loopback():
-        return ray.init(address="local", _system_config=OWN_CLUSTER, logging_level=logging.ERROR)
+        return ray.init(
+            address="local",
+            runtime_env=worker_environment(),
+            _system_config=OWN_CLUSTER,
+            logging_level=logging.ERROR,
+        )
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from bertvision_stream.utils.errors import (
     BertvisionError,
     UserError,
 )
+from bertvision_stream.utils.own_packages import claim_own_packages
 
 if TYPE_CHECKING:
     from bertvision_stream.models.job import Job
@@ -82,6 +83,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"bertvision_stream {__version__}")
         return 0
     interrupt_on_sigterm()
+    claim_own_packages()
     runtime = RayRuntime()
     try:
         settings = load_settings(argv)
