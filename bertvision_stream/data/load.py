@@ -1,21 +1,17 @@
-"""From the rows of a task to its token store.
-
-`load_task_data` reads texts and labels (`demo`, GLUE, SQuAD, or the user's own data) and `tokenize`
-turns a split into flat arrays of token ids, which Ray ships without copying; questions on long
-contexts become windows in `spans.windows`.
-"""
+"""From the settings of a task to its rows: those of the demo, GLUE, SQuAD or the user's own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bertvision_stream.data.custom import load_custom
 from bertvision_stream.data.demo import load_demo
 from bertvision_stream.data.glue import load_glue
-from bertvision_stream.data.rows import Rows
-from bertvision_stream.data.splits import Split, TaskData, encode_labels, nested_sample
-from bertvision_stream.data.squad import Questions, load_squad
-from bertvision_stream.settings.tasks import TASKS, Task
+from bertvision_stream.data.rows import RawData
+from bertvision_stream.data.splits import Split, TaskData, take_fraction
+from bertvision_stream.data.squad import load_squad
+from bertvision_stream.settings.tasks import TASKS
 
 if TYPE_CHECKING:
     from bertvision_stream.settings.settings import TaskSettings
@@ -24,40 +20,30 @@ if TYPE_CHECKING:
 def load_task_data(settings: TaskSettings) -> TaskData:
     """Reads the rows of a task, maps its labels by name and takes `data.train_fraction` of them.
 
-    Args:
-        settings: Of one task, from `Settings.for_task`.
-
     Raises:
         DataError: The data cannot be found, read or used; the message says where and why.
     """
-    if settings.task == "demo":
-        raw = load_demo()
-    elif settings.task == "custom":
-        raw = load_custom(settings)
-    elif TASKS[settings.task].kind == "span":
-        raw = load_squad(settings)
-    else:
-        raw = load_glue(settings)
-    notes = list(raw.notes)
-    train_rows = raw.train
-    if settings.data.train_fraction < 1:
-        indices = nested_sample(
-            len(raw.train), fraction=settings.data.train_fraction, seed=settings.seed
-        )
-        train_rows = raw.train.take(indices)
-        notes.append(
-            f"Training on {len(indices):,} of {len(raw.train):,} rows, drawn with seed "
-            f"{settings.seed} (data.train_fraction={settings.data.train_fraction:g})."
-        )
-    return TaskData(
+    raw = _load_rows(settings)
+    data = TaskData(
         task=raw.task,
-        train=_split(raw.task.train_split, train_rows, raw.task),
-        validation=tuple(_split(name, rows, raw.task) for name, rows in raw.validation.items()),
-        notes=tuple(notes),
+        train=Split.of(raw.task.train_split, raw.train, raw.task),
+        validation=tuple(Split.of(name, rows, raw.task) for name, rows in raw.validation.items()),
+        notes=tuple(raw.notes),
     )
+    fraction = settings.data.train_fraction
+    sample = take_fraction(data, fraction=fraction, seed=settings.seed)
+    if sample is data:
+        return data
+    note = (
+        f"Training on {len(sample.train):,} of {len(data.train):,} rows, drawn with seed "
+        f"{settings.seed} (data.train_fraction={fraction:g})."
+    )
+    return replace(sample, notes=(*data.notes, note))
 
 
-def _split(name: str, rows: Rows, task: Task) -> Split:
-    if isinstance(rows, Questions):
-        return Split(name, rows.texts, rows.labels, rows)
-    return Split(name, rows.texts, encode_labels(rows, task))
+def _load_rows(settings: TaskSettings) -> RawData:
+    if settings.task == "demo":
+        return load_demo()
+    if settings.task == "custom":
+        return load_custom(settings)
+    return load_squad(settings) if TASKS[settings.task].per_token else load_glue(settings)

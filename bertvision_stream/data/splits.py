@@ -1,4 +1,4 @@
-"""The examples of a split with their labels, and samples of them."""
+"""The examples of a split with the labels that a model is trained on, and samples of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bertvision_stream.utils.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples of one split.
+    """The examples of one split.
 
     Attributes:
-        name: Such as `train` or `validation_matched`.
+        name: A name such as `train` or `validation_matched`.
         texts: `N` tuples of one or two strings, as they were found.
-        labels: `[N]`; int64 class ids, or float32 for regression; of questions, whether they have
-            an answer.
-        questions: Ids and gold answers, where the task's answers are spans.
+        labels: `[N]`; int64 class ids, or float32 for regression; for questions, bool: whether they
+            have an answer.
+        questions: The ids and gold answers, where the task's answers are spans.
     """
 
     name: str
@@ -29,8 +29,25 @@ class Split:
     labels: np.ndarray
     questions: Questions | None = None
 
+    @classmethod
+    def of(cls, name: str, rows: Rows, task: Task) -> Split:
+        """The split of some rows.
+
+        Raises:
+            DataError: A label is no class of the task, or no finite number.
+        """
+        if isinstance(rows, Questions):
+            return cls(name, rows.texts, rows.labels, rows)
+        return cls(name, rows.texts, encode_labels(rows, task))
+
     def __len__(self) -> int:
         return len(self.texts)
+
+    def take(self, indices: np.ndarray) -> Split:
+        """The examples at `indices` (int `[M]`), in that order."""
+        questions = self.questions.take(indices) if self.questions is not None else None
+        texts = [self.texts[i] for i in indices]
+        return Split(self.name, texts, self.labels[indices], questions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +61,11 @@ class TaskData:
 
 
 def take_fraction(data: TaskData, *, fraction: float, seed: int) -> TaskData:
-    """The task with a fraction of its training examples, as `data.train_fraction` takes them."""
+    """The task with a fraction of its training examples, drawn by `nested_sample`."""
     if fraction == 1:
         return data
-    train = data.train
-    indices = nested_sample(len(train), fraction=fraction, seed=seed)
-    questions = train.questions.take(indices) if train.questions is not None else None
-    texts = [train.texts[i] for i in indices]
-    return replace(data, train=Split(train.name, texts, train.labels[indices], questions))
+    indices = nested_sample(len(data.train), fraction=fraction, seed=seed)
+    return replace(data, train=data.train.take(indices))
 
 
 def nested_sample(num_rows: int, *, fraction: float, seed: int) -> np.ndarray:

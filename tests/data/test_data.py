@@ -12,7 +12,7 @@ from transformers import BertTokenizerFast
 
 from bertvision_stream.data.load import load_task_data
 from bertvision_stream.data.splits import Split, TaskData, nested_sample
-from bertvision_stream.data.tokens import tokenize
+from bertvision_stream.data.tokenize import tokenize
 from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.utils.errors import DataError
 

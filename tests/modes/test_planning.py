@@ -27,8 +27,7 @@ from tiny import (
 
 from actors.cluster import planned_cluster
 from bertvision_stream.data.splits import Split, TaskData
-from bertvision_stream.data.tokenize import tokens_of
-from bertvision_stream.data.tokens import tokenize
+from bertvision_stream.data.tokenize import tokenize, tokens_of
 from bertvision_stream.models.backbone import Backbone, load_classifier, load_config
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.modes import plan as planning

@@ -18,8 +18,7 @@ from tiny import CPU, HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model, task_sett
 
 from actors.engine import RayEngine
 from bertvision_stream.data.splits import Split, TaskData, nested_sample, take_fraction
-from bertvision_stream.data.tokenize import tokenize_splits
-from bertvision_stream.data.tokens import tokenize
+from bertvision_stream.data.tokenize import tokenize, tokenize_splits
 from bertvision_stream.data.windows import tokenize_windows
 from bertvision_stream.modes.inputs import TaskInputs
 from bertvision_stream.modes.run_folder import open_run_folder

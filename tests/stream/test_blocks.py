@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bertvision_stream.data.load import load_task_data
-from bertvision_stream.data.tokens import tokenize
+from bertvision_stream.data.tokenize import tokenize
 from bertvision_stream.models.backbone import micro_batches
 from bertvision_stream.models.sources import locate
 from bertvision_stream.settings.command_line import load_settings
