@@ -20,6 +20,7 @@ from bertvision_stream.data.rows import (
     find_split_files,
     listing,
     read_rows,
+    require_suffix,
 )
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
@@ -38,10 +39,10 @@ def load_custom(settings: TaskSettings) -> RawData:
     Without a validation split a seeded tenth of the training rows is held out.
 
     Raises:
-        DataError: The path, a split, a column, a text or a label is lacking or cannot be used.
+        DataError: The path, a split, a column, a text or a label is missing or cannot be used.
     """
     text_columns, label_column = settings.data.text_columns, settings.data.label_column
-    # Settings refuse task=custom without these.
+    # The settings refuse task=custom without these.
     assert settings.data.path is not None
     assert text_columns is not None
     assert label_column is not None
@@ -61,7 +62,7 @@ def load_custom(settings: TaskSettings) -> RawData:
     if "f" in kinds:
         task, notes = _regression(splits, text_columns, label_column)
     else:
-        # Sorted before they become strings, so that 10 comes after 9.
+        # Classes are sorted before they become strings, so that 10 comes after 9.
         names = tuple(str(value) for value in np.unique(splits[0].labels))
         splits = [Rows(rows.source, rows.texts, as_names(rows.labels)) for rows in splits]
         task, notes = _classification(names, splits, text_columns, label_column), []
@@ -104,8 +105,7 @@ def hold_out(rows: Rows, *, seed: int) -> list[Rows]:
 def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
     """The files of the training split, and of the validation split if there is one."""
     if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise DataError(f"data.path={path} is none of {', '.join(SUFFIXES)}")
+        require_suffix(path)
         return [path], []
     if not path.is_dir():
         raise DataError(

@@ -33,7 +33,7 @@ def load_glue(settings: TaskSettings) -> RawData:
 
     Raises:
         DataError: The hub cannot be reached; or the local folder, a split, a column, a text or a
-            label is lacking or cannot be used.
+            label is missing or cannot be used.
     """
     task = TASKS[settings.task]
 
@@ -67,8 +67,8 @@ def load_splits(
         take: Takes the rows of a split from what the hub gave.
 
     Raises:
-        DataError: The hub cannot be reached, or the folder or a split is lacking; or what `read`
-            and `take` raise.
+        DataError: The hub cannot be reached, or the folder or a split is missing; or `read` or
+            `take` raises it.
     """
     splits = (task.train_split, *task.validation_splits)
     if path is not None:
@@ -105,7 +105,7 @@ def _from_folder(
 
 
 def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:
-    """Splits of `task.hub_repo` as they are.
+    """Loads splits of `task.hub_repo` as they are.
 
     Raises:
         DataError: The hub cannot be reached, or has no such split.
@@ -119,7 +119,7 @@ def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:
             loaded: list[datasets.Dataset] = datasets.load_dataset(
                 task.hub_repo, task.hub_config, split=list(splits)
             )
-    # load_dataset raises whatever its many layers raise; each means that there are no data.
+    # load_dataset lets through whatever its many layers raise; all of it means: there are no data.
     except Exception as error:
         cause = (
             f"{type(error).__name__}: {error}".splitlines()[0]
@@ -134,11 +134,20 @@ def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:
     return loaded
 
 
+def hub_source(task: Task, split: str) -> str:
+    """What messages call a split from the hub."""
+    return f"{task.hub_repo} ({task.hub_config}, {split})"
+
+
+def hub_class_names(task: Task, dataset: datasets.Dataset) -> list[str] | None:
+    """The names of the classes whose positions the label column holds, where the hub has them."""
+    return getattr(dataset.features.get(task.label_column), "names", None)
+
+
 def _hub_rows(task: Task, split: str, dataset: datasets.Dataset) -> Rows:
-    source = f"{task.hub_repo} ({task.hub_config}, {split})"
-    class_names = getattr(dataset.features.get(task.label_column), "names", None)
+    source, names = hub_source(task, split), hub_class_names(task, dataset)
     table = dataset.with_format("arrow")[:]
-    rows = rows_from_table(table, source, task.text_columns, task.label_column, class_names)
+    rows = rows_from_table(table, source, task.text_columns, task.label_column, names)
     if not len(rows):
         raise DataError(f"{source}: there are no rows")
     return rows
@@ -146,7 +155,7 @@ def _hub_rows(task: Task, split: str, dataset: datasets.Dataset) -> Rows:
 
 @contextmanager
 def _cache_only(enabled: bool) -> Iterator[None]:
-    """While it lasts, `datasets` reads its cache only: it would retry the hub for 23 seconds."""
+    """Lets `datasets` read its cache only; without that it would retry the hub for 23 seconds."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE

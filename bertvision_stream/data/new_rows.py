@@ -1,9 +1,9 @@
-"""Rows to be scored by a finished run: test splits, or any file; labels are welcome, not needed."""
+"""Rows to be scored by a finished run: test splits, or any file, with labels or without."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertvision_stream.data.custom import as_names
-from bertvision_stream.data.glue import load_from_hub
+from bertvision_stream.data.glue import hub_class_names, hub_source, load_from_hub
 from bertvision_stream.data.rows import (
     SUFFIXES,
     Rows,
@@ -19,6 +19,7 @@ from bertvision_stream.data.rows import (
     describe_folder,
     find_split_files,
     read_table,
+    require_suffix,
     rows_from_table,
     texts_of,
 )
@@ -32,19 +33,17 @@ if TYPE_CHECKING:
 
 AX = "ax"
 """GLUE's diagnostic set, for the model of mnli."""
-_TEST = ("test", "test_matched", "test_mismatched")
-_OF_SPANS = ("test", "validation")  # the first that there is: SQuAD's test split is not public
 _INDEX = "idx"
 
 
 @dataclass(frozen=True, eq=False)
 class NewRows:
-    """Rows of one split.
+    """The rows of one split.
 
     Attributes:
-        split: Texts, and labels; where there are none, zeros stand for them.
+        split: The texts with their labels; zeros stand for labels that are not there.
         labelled: Whether there are labels.
-        index: GLUE's number of each row, int64 [N].
+        index: The number that GLUE gives each row, int64 [N].
     """
 
     split: Split
@@ -53,70 +52,80 @@ class NewRows:
 
 
 def read_new_rows(task: Task, path: str | None) -> list[NewRows]:
-    """Reads the rows at `data.path`, or from the hub: test splits, of SQuAD the validation split.
+    """Reads the rows at `data.path`, or from the hub: test splits, for SQuAD the validation split.
 
     Raises:
         DataError: They cannot be found, read or used.
     """
+    kind = _SPANS if task.per_token else _EXAMPLES
     if path is None:
         if task.hub_repo is None:
             raise DataError(
                 f"mode=predict needs data.path for task={task.name}: a {', '.join(SUFFIXES)} file, "
                 f"or a folder with test.* files"
             )
-        return _from_hub(task)
+        return kind.load(task)
     place = Path(path).expanduser()
     if place.is_file():
-        if place.suffix not in SUFFIXES:
-            raise DataError(f"data.path={place} is none of {', '.join(SUFFIXES)}")
+        require_suffix(place)
         name = re.sub(r"-\d+-of-\d+$", "", place.stem)
-        return [_read(re.sub(r"[^\w.-]", "_", name), [place], task)]
+        return [kind.read(re.sub(r"[^\w.-]", "_", name), [place], task)]
     if not place.is_dir():
         raise DataError(f"data.path={place} does not exist")
-    return [_read(name, files, task) for name, files in _find_splits(place, task).items()]
+    return [kind.read(name, files, task) for name, files in _find_splits(place, task, kind).items()]
 
 
-def _find_splits(path: Path, task: Task) -> dict[str, list[Path]]:
+@dataclass(frozen=True)
+class _Kind:
+    """How the rows of a kind of task are found and read.
+
+    Attributes:
+        splits: The splits to look for in a folder.
+        only_first: Whether the first of them that is there will do.
+        also: What is looked for besides `test`, in words.
+        read: Reads the split of a name from its files.
+        load: Loads all splits from the hub.
+    """
+
+    splits: tuple[str, ...]
+    only_first: bool
+    also: str
+    read: Callable[[str, Sequence[Path], Task], NewRows]
+    load: Callable[[Task], list[NewRows]]
+
+
+def _find_splits(path: Path, task: Task, kind: _Kind) -> dict[str, list[Path]]:
     """The files of each test split in a folder laid out like the hub's."""
     folder = path / task.name if (path / task.name).is_dir() else path
-    wanted = _OF_SPANS if task.per_token else _TEST
-    found = {name: find_split_files(folder, [name]) for name in wanted}
+    found = {name: find_split_files(folder, [name]) for name in kind.splits}
     if task.name == "mnli" and (path / AX).is_dir():
         found[AX] = find_split_files(path / AX, ["test"])
     found = {name: files for name, files in found.items() if files}
     if not found:
-        others = "test_matched and test_mismatched)"
-        others = f"(for mnli also {others}" if not task.per_token else "and for validation.*"
         raise DataError(
-            f"data.path={path} has no test split: looked for test.* or test-* {others} "
+            f"data.path={path} has no test split: looked for test.* or test-* {kind.also} "
             f"with the suffix {' or '.join(SUFFIXES)} in "
             f"{folder}, which holds {describe_folder(folder)}. To score other rows, name a file."
         )
-    return dict(list(found.items())[:1]) if task.per_token else found
+    return dict(list(found.items())[:1]) if kind.only_first else found
 
 
-def _from_hub(task: Task) -> list[NewRows]:
-    if task.per_token:
-        (name,) = task.validation_splits
-        (dataset,) = load_from_hub(task, [name])
-        return [_questions(name, from_hub(task, name, dataset), labelled=True)]
-    splits = ("test_matched", "test_mismatched") if task.name == "mnli" else ("test",)
-    wanted = {name: (task, name) for name in splits}
-    if task.name == "mnli":
-        wanted[AX] = (replace(task, hub_config=AX), "test")
-    found = []
-    for name, (where, split) in wanted.items():
-        (dataset,) = load_from_hub(where, [split])
-        source = f"{where.hub_repo} ({where.hub_config}, {split})"
-        names = getattr(dataset.features.get(task.label_column), "names", None)
-        rows = _rows(dataset.with_format("arrow")[:], source, task, names)
-        found.append(_joined(name, source, [rows]))
-    return found
+def _read_questions(name: str, files: Sequence[Path], task: Task) -> NewRows:
+    return _questions(name, *read_new_questions(files))
 
 
-def _read(name: str, files: Sequence[Path], task: Task) -> NewRows:
-    if task.per_token:
-        return _questions(name, *read_new_questions(files))
+def _load_questions(task: Task) -> list[NewRows]:
+    (name,) = task.validation_splits
+    (dataset,) = load_from_hub(task, [name])
+    return [_questions(name, from_hub(task, name, dataset), labelled=True)]
+
+
+def _questions(name: str, questions: Questions, labelled: bool) -> NewRows:
+    split = Split(name, questions.texts, questions.labels, questions)
+    return NewRows(split, labelled, index=np.arange(len(questions)))
+
+
+def _read_examples(name: str, files: Sequence[Path], task: Task) -> NewRows:
     parts = []
     for path in files:
         table = read_table(path, task.text_columns, optional_columns=(task.label_column, _INDEX))
@@ -128,14 +137,40 @@ def _read(name: str, files: Sequence[Path], task: Task) -> NewRows:
     return _joined(name, str(files[0].parent), parts)
 
 
-def _questions(name: str, questions: Questions, labelled: bool) -> NewRows:
-    split = Split(name, questions.texts, questions.labels, questions)
-    return NewRows(split, labelled, index=np.arange(len(questions)))
+def _load_examples(task: Task) -> list[NewRows]:
+    splits = ("test_matched", "test_mismatched") if task.name == "mnli" else ("test",)
+    wanted = {name: (task, name) for name in splits}
+    if task.name == "mnli":
+        wanted[AX] = (replace(task, hub_config=AX), "test")
+    found = []
+    for name, (where, split) in wanted.items():
+        (dataset,) = load_from_hub(where, [split])
+        source, names = hub_source(where, split), hub_class_names(task, dataset)
+        rows = _rows(dataset.with_format("arrow")[:], source, task, names)
+        found.append(_joined(name, source, [rows]))
+    return found
+
+
+_EXAMPLES = _Kind(
+    splits=("test", "test_matched", "test_mismatched"),
+    only_first=False,
+    also="(for mnli also test_matched and test_mismatched)",
+    read=_read_examples,
+    load=_load_examples,
+)
+# SQuAD's test split is not public, so the validation split will do where no other is there.
+_SPANS = _Kind(
+    splits=("test", "validation"),
+    only_first=True,
+    also="and for validation.*",
+    read=_read_questions,
+    load=_load_questions,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Rows of one file; `labels` and `index` are None where it has none."""
+    """The rows of one file; `labels` and `index` are None where it has none."""
 
     texts: list[tuple[str, ...]]
     labels: np.ndarray | None
@@ -157,7 +192,7 @@ def _rows(table: pa.Table, source: str, task: Task, names: Sequence[str] | None)
 
 
 def _has_labels(table: pa.Table, column: str) -> bool:
-    """Whether there is a label at all: GLUE's test splits have -1 everywhere."""
+    """Whether there is any label; GLUE's test splits have -1 everywhere."""
     if column not in table.column_names:
         return False
     values = set(table.column(column).unique().to_pylist())
@@ -175,6 +210,6 @@ def _joined(name: str, source: str, parts: Sequence[_Part]) -> NewRows:
     return NewRows(
         Split(name, texts, np.concatenate(labels) if labels else np.zeros(len(texts))),
         labelled=bool(labels),
-        # Rows that are a selection are numbered as they stand.
+        # The numbers of a mere selection of GLUE's rows are no index into them: count anew.
         index=index if np.array_equal(np.sort(index), order) else order,
     )

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 _KINDS = {"O": "text", "b": "booleans", "i": "numbers", "f": "numbers"}  # by NumPy's dtype.kind
-_NUM_LISTED = 10  # names or row numbers that an error lists before it only counts the rest
+NUM_LISTED = 10
+"""Names or rows that an error lists before it only counts the rest."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of one split, labels as they were found.
+    """The rows of one split, with labels as they were found.
 
     Attributes:
         source: Where the rows are from, for messages.
@@ -78,8 +79,8 @@ def find_split_files(folder: Path, names: Sequence[str]) -> list[Path]:
             if is_split and path.suffix in SUFFIXES and path.is_file():
                 found.setdefault((name, path.suffix), []).append(path)
     if len(found) > 1:
-        listing = ", ".join(path.name for paths in found.values() for path in paths)
-        raise DataError(f"{folder}: more than one data set for the {names[0]} split: {listing}")
+        there = ", ".join(path.name for paths in found.values() for path in paths)
+        raise DataError(f"{folder}: more than one data set for the {names[0]} split: {there}")
     files = next(iter(found.values()), [])
     for path in files:
         shard = re.search(r"-\d+-of-(\d+)$", path.stem)
@@ -98,8 +99,23 @@ def describe_folder(folder: Path) -> str:
 
 def listing(items: Sequence[str]) -> str:
     """The items, or the first of them and how many more there are."""
-    shown = ", ".join(items[:_NUM_LISTED])
-    return f"{shown} and {len(items) - _NUM_LISTED} more" if len(items) > _NUM_LISTED else shown
+    shown = ", ".join(items[:NUM_LISTED])
+    return f"{shown} and {len(items) - NUM_LISTED} more" if len(items) > NUM_LISTED else shown
+
+
+def require_suffix(path: Path) -> None:
+    """Checks that `data.path` names a file of a known format.
+
+    Raises:
+        DataError: It does not.
+    """
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"data.path={path} is none of {', '.join(SUFFIXES)}")
+
+
+def source_of(files: Sequence[Path]) -> str:
+    """What messages call the files of a split."""
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
 
 def read_rows(files: Sequence[Path], *, text_columns: Sequence[str], label_column: str) -> Rows:
@@ -114,7 +130,7 @@ def read_rows(files: Sequence[Path], *, text_columns: Sequence[str], label_colum
         table = read_table(path, text_columns, label_column)
         names = class_names(table.schema, label_column)
         parts.append(rows_from_table(table, str(path), text_columns, label_column, names))
-    source = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    source = source_of(files)
     parts = [part for part in parts if len(part)]
     if not parts:
         raise DataError(f"{source}: there are no rows")
@@ -139,7 +155,7 @@ def rows_from_table(
         source: Where the table is from, for messages.
         text_columns: One or two columns of strings.
         label_column: The column of labels.
-        names: Of the classes, where the label column holds their positions in this list.
+        names: The names of the classes, where the label column holds their positions in this list.
 
     Raises:
         DataError: A column is lacking, or holds texts or labels that cannot be used.
@@ -251,9 +267,9 @@ def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> 
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Names of the classes whose positions a column holds, where the file says so."""
-    # Read from the metadata that `datasets` writes rather than through `datasets.Features`, which
-    # drops the names without a word when the column's width or nullability differs from its own.
+    """The names of the classes whose positions a column holds, where the file says so."""
+    # This reads the metadata that `datasets` writes. `datasets.Features` would drop the names
+    # without a word when the column's width or nullability differs from its own.
     metadata = (schema.metadata or {}).get(b"huggingface")
     if metadata is None:
         return None

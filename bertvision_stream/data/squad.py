@@ -1,7 +1,7 @@
 """Questions on contexts and their gold answers, read and checked; texts stay as they are.
 
-A row is used as it is or refused by its id: an answer that is not where it is said to be would be
-learned wrongly, and a question left out would change the score.
+A row is used as it is, or the error names its id. An answer that is not where it is said to be
+would be learned wrongly, and a question left out would change the score.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertvision_stream.data.glue import load_splits
-from bertvision_stream.data.rows import RawData, Rows, listing, read_table, require_columns
+from bertvision_stream.data.glue import hub_source, load_splits
+from bertvision_stream.data.rows import (
+    NUM_LISTED,
+    RawData,
+    Rows,
+    listing,
+    read_table,
+    require_columns,
+    source_of,
+)
 from bertvision_stream.settings.tasks import TASKS, Task
 from bertvision_stream.utils.errors import DataError
 
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
     from bertvision_stream.settings.settings import TaskSettings
 
 _TEXTS = ("id", "question", "context")
-_NUM_LISTED = 10  # bad rows that an error tells of before it only counts the rest
 _SHOWN = 40  # characters of a text that an error shows
 
 
@@ -43,14 +50,14 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Questions(Rows):
-    """Rows of questions.
+    """Rows of questions, N of them.
 
     Attributes:
         source: Where the rows are from, for messages.
         texts: `N` pairs of question and context.
         labels: bool `[N]`: whether the question has an answer.
-        ids: `N` names, none twice.
-        answers: `N` tuples of gold answers, empty where there is none.
+        ids: `N` different names.
+        answers: `N` tuples of gold answers, empty for a question that has none.
     """
 
     ids: list[str]
@@ -69,8 +76,8 @@ def load_squad(settings: TaskSettings) -> RawData:
     """Reads the training and validation rows of the task `settings.task`, from hub or folder.
 
     Raises:
-        DataError: The hub cannot be reached; or the folder, a split or a column is lacking; or rows
-            cannot be used, which are named by their ids.
+        DataError: The hub cannot be reached; or the folder, a split or a column is missing; or
+            rows cannot be used, which the message names by their ids.
     """
     task = TASKS[settings.task]
     splits = load_splits(task, settings.data.path, read=_read, take=from_hub)
@@ -88,18 +95,18 @@ def questions_from_rows(rows: Sequence[dict[str, Any]], source: str) -> Question
     """Checks rows as SQuAD has them and takes the questions out of them.
 
     Args:
-        rows: Each with `id`, `question`, `context` and `answers`, which is `text` and
-            `answer_start`, lists of equal length (empty: there is no answer).
-        source: Where they are from, for messages.
+        rows: Rows with `id`, `question`, `context` and `answers`, a mapping of `text` and
+            `answer_start` to lists of equal length, which are empty if there is no answer.
+        source: Where the rows are from, for messages.
 
     Raises:
-        DataError: There is none, or some cannot be used; says which, and why.
+        DataError: There is no row, or some cannot be used; the message says which, and why.
     """
     if not rows:
         raise DataError(f"{source}: there are no rows")
     bad: list[str] = []
     seen: set[str] = set()
-    known: dict[str, str] = {}  # questions share contexts: each is kept once
+    known: dict[str, str] = {}  # Questions share contexts; the text of each is kept once.
     ids, answers = [], []
     texts: list[tuple[str, ...]] = []
     for number, row in enumerate(rows, start=1):
@@ -117,8 +124,8 @@ def questions_from_rows(rows: Sequence[dict[str, Any]], source: str) -> Question
         given = row["answers"]
         answers.append(tuple(map(Answer, given["text"], given["answer_start"])))
     if bad:
-        shown = "\n  ".join(bad[:_NUM_LISTED])
-        more = f"\n  and {len(bad) - _NUM_LISTED:,} more" if len(bad) > _NUM_LISTED else ""
+        shown = "\n  ".join(bad[:NUM_LISTED])
+        more = f"\n  and {len(bad) - NUM_LISTED:,} more" if len(bad) > NUM_LISTED else ""
         are = "row cannot be used" if len(bad) == 1 else "rows cannot be used"
         raise DataError(
             f"{source}: {len(bad):,} {are}:\n  {shown}{more}\nMend or remove them: none is left "
@@ -129,7 +136,7 @@ def questions_from_rows(rows: Sequence[dict[str, Any]], source: str) -> Question
 
 
 def _fault(row: dict[str, Any]) -> str:
-    """Why a row cannot be used; empty if it can."""
+    """Says why a row cannot be used; the text is empty if it can."""
     for name in ("question", "context"):
         if not isinstance(row[name], str):
             return f"it has no {name}"
@@ -165,18 +172,19 @@ def _read(files: Sequence[Path]) -> Questions:
         if path.suffix == ".csv":
             raise _no_lists(path)
         rows += _rows(read_table(path, _TEXTS, "answers"), str(path))
-    return questions_from_rows(rows, _source(files))
+    return questions_from_rows(rows, source_of(files))
 
 
 def read_new_questions(files: Sequence[Path]) -> tuple[Questions, bool]:
-    """Questions that are to be answered, which may lack gold answers.
+    """Reads questions that are to be answered, with or without gold answers.
 
     Returns:
         The questions, and whether there are gold answers: a column `answers` that is not null
-        everywhere. Without, no question has one.
+        everywhere. Without it no question has an answer.
 
     Raises:
-        DataError: A file cannot be read, or holds rows that cannot be used; says which, and why.
+        DataError: A file cannot be read, or holds rows that cannot be used; the message says
+            which, and why.
     """
     rows: list[dict[str, Any]] = []
     for path in files:
@@ -188,7 +196,7 @@ def read_new_questions(files: Sequence[Path]) -> tuple[Questions, bool]:
     labelled = any(row["answers"] is not None for row in rows)
     if not labelled:
         rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
-    return questions_from_rows(rows, _source(files)), labelled
+    return questions_from_rows(rows, source_of(files)), labelled
 
 
 def _without_answers(table: pa.Table) -> pa.Table:
@@ -201,17 +209,13 @@ def _no_lists(path: Path) -> DataError:
     return DataError(f"{path}: a csv file cannot hold lists of answers; write parquet, jsonl")
 
 
-def _source(files: Sequence[Path]) -> str:
-    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-
-
 def from_hub(task: Task, split: str, dataset: datasets.Dataset) -> Questions:
-    """The questions of a split of the hub's.
+    """The questions of a split from the hub.
 
     Raises:
         DataError: Rows cannot be used.
     """
-    source = f"{task.hub_repo} ({task.hub_config}, {split})"
+    source = hub_source(task, split)
     return questions_from_rows(_rows(dataset.with_format("arrow")[:], source), source)
 
 
