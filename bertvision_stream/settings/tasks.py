@@ -1,11 +1,11 @@
 """The tasks: columns, label names, splits, metrics and recommended hyperparameters.
 
-Imports only the standard library, so that settings can be checked before anything heavy loads.
+This imports only the standard library, so that settings are checked before anything heavy loads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 TaskKind = Literal["classification", "regression", "span"]
@@ -16,21 +16,21 @@ class Task:
     """What a task reads, predicts and is judged by.
 
     Attributes:
-        name: The value of `task=`.
+        name: The name by which `task=` chooses it.
         kind: `classification` (one of `label_names`), `regression` (one number) or `span` (the
             first and the last token of an answer, for questions that may have none).
         text_columns: The column, or the pair of columns, that holds the text.
         label_column: The column of labels.
         label_names: The name of class `i` at position `i`; empty for other kinds.
-        metrics: Names of the metrics.
-        train_split: Name of the training split.
-        validation_splits: Names of the splits with labels to evaluate on.
-        hub_repo: Dataset repository on the Hugging Face hub, if there is one.
-        hub_config: Configuration inside `hub_repo`, and the task's folder in it.
-        finetune_lr: Recommended learning rate to fine-tune BERT-base or -large with.
-        batch_size: Recommended number of examples in a batch.
-        max_length: Recommended limit of tokens in an example, special tokens included.
-        search_fraction: Share of the training examples that a search takes, unless told otherwise.
+        metrics: The names of the metrics.
+        train_split: The name of the training split.
+        validation_splits: The names of the splits with labels to evaluate on.
+        hub_repo: The dataset repository on the Hugging Face hub, if there is one.
+        hub_config: The configuration inside `hub_repo`, and the task's folder in it.
+        finetune_lr: The recommended learning rate to fine-tune BERT-base or BERT-large with.
+        batch_size: The recommended number of examples in a batch.
+        max_length: The recommended limit of tokens in an example, special tokens included.
+        search_fraction: The share of the training examples that a search takes by default.
     """
 
     name: str
@@ -68,115 +68,98 @@ class Task:
         return min(128, max_length // 3) if self.per_token else None
 
 
-def _glue(
-    name: str,
-    *,
-    text_columns: tuple[str, ...],
-    label_names: tuple[str, ...],
-    metrics: tuple[str, ...],
-    validation_splits: tuple[str, ...] = ("validation",),
-    finetune_lr: float,
-    batch_size: int,
-    max_length: int = 128,
-    search_fraction: float = 1.0,
-) -> Task:
-    return Task(
-        name=name,
-        kind="classification" if label_names else "regression",
-        text_columns=text_columns,
-        label_names=label_names,
-        metrics=metrics,
-        validation_splits=validation_splits,
-        hub_repo="nyu-mll/glue",
-        hub_config=name,
-        finetune_lr=finetune_lr,
-        batch_size=batch_size,
-        max_length=max_length,
-        search_fraction=search_fraction,
-    )
-
-
 # Label names and their order are those of nyu-mll/glue; hyperparameters those of BERTVision.
-_GLUE = (
-    _glue(
-        "cola",
-        text_columns=("sentence",),
-        label_names=("unacceptable", "acceptable"),
-        metrics=("matthews",),
-        finetune_lr=2e-5,
-        batch_size=16,
-    ),
-    _glue(
-        "sst2",
-        text_columns=("sentence",),
-        label_names=("negative", "positive"),
-        metrics=("accuracy",),
-        finetune_lr=2e-5,
-        batch_size=32,
-        search_fraction=0.1,
-    ),
-    _glue(
-        "mrpc",
-        text_columns=("sentence1", "sentence2"),
-        label_names=("not_equivalent", "equivalent"),
-        metrics=("accuracy", "f1"),
-        finetune_lr=2e-5,
-        batch_size=32,
-    ),
-    _glue(
-        "stsb",
-        text_columns=("sentence1", "sentence2"),
-        label_names=(),
-        metrics=("pearson", "spearman"),
-        finetune_lr=2e-5,
-        batch_size=16,
-    ),
-    _glue(
-        "qqp",
-        text_columns=("question1", "question2"),
-        label_names=("not_duplicate", "duplicate"),
-        metrics=("accuracy", "f1"),
-        finetune_lr=1e-5,
-        batch_size=32,
-        search_fraction=0.1,
-    ),
-    _glue(
-        "mnli",
-        text_columns=("premise", "hypothesis"),
-        label_names=("entailment", "neutral", "contradiction"),
-        metrics=("accuracy",),
-        validation_splits=("validation_matched", "validation_mismatched"),
-        finetune_lr=1e-5,
-        batch_size=32,
-        search_fraction=0.1,
-    ),
-    _glue(
-        "qnli",
-        text_columns=("question", "sentence"),
-        label_names=("entailment", "not_entailment"),
-        metrics=("accuracy",),
-        finetune_lr=1e-5,
-        batch_size=32,
-        search_fraction=0.1,
-    ),
-    _glue(
-        "rte",
-        text_columns=("sentence1", "sentence2"),
-        label_names=("entailment", "not_entailment"),
-        metrics=("accuracy",),
-        finetune_lr=2e-5,
-        batch_size=16,
-        max_length=250,
-    ),
-    _glue(
-        "wnli",
-        text_columns=("sentence1", "sentence2"),
-        label_names=("not_entailment", "entailment"),
-        metrics=("accuracy",),
-        finetune_lr=2e-5,
-        batch_size=16,
-        max_length=250,
-    ),
+_GLUE = tuple(
+    replace(task, hub_repo="nyu-mll/glue", hub_config=task.name)
+    for task in (
+        Task(
+            name="cola",
+            kind="classification",
+            text_columns=("sentence",),
+            label_names=("unacceptable", "acceptable"),
+            metrics=("matthews",),
+            finetune_lr=2e-5,
+            batch_size=16,
+        ),
+        Task(
+            name="sst2",
+            kind="classification",
+            text_columns=("sentence",),
+            label_names=("negative", "positive"),
+            metrics=("accuracy",),
+            finetune_lr=2e-5,
+            batch_size=32,
+            search_fraction=0.1,
+        ),
+        Task(
+            name="mrpc",
+            kind="classification",
+            text_columns=("sentence1", "sentence2"),
+            label_names=("not_equivalent", "equivalent"),
+            metrics=("accuracy", "f1"),
+            finetune_lr=2e-5,
+            batch_size=32,
+        ),
+        Task(
+            name="stsb",
+            kind="regression",
+            text_columns=("sentence1", "sentence2"),
+            metrics=("pearson", "spearman"),
+            finetune_lr=2e-5,
+            batch_size=16,
+        ),
+        Task(
+            name="qqp",
+            kind="classification",
+            text_columns=("question1", "question2"),
+            label_names=("not_duplicate", "duplicate"),
+            metrics=("accuracy", "f1"),
+            finetune_lr=1e-5,
+            batch_size=32,
+            search_fraction=0.1,
+        ),
+        Task(
+            name="mnli",
+            kind="classification",
+            text_columns=("premise", "hypothesis"),
+            label_names=("entailment", "neutral", "contradiction"),
+            metrics=("accuracy",),
+            validation_splits=("validation_matched", "validation_mismatched"),
+            finetune_lr=1e-5,
+            batch_size=32,
+            search_fraction=0.1,
+        ),
+        Task(
+            name="qnli",
+            kind="classification",
+            text_columns=("question", "sentence"),
+            label_names=("entailment", "not_entailment"),
+            metrics=("accuracy",),
+            finetune_lr=1e-5,
+            batch_size=32,
+            search_fraction=0.1,
+        ),
+        Task(
+            name="rte",
+            kind="classification",
+            text_columns=("sentence1", "sentence2"),
+            label_names=("entailment", "not_entailment"),
+            metrics=("accuracy",),
+            finetune_lr=2e-5,
+            batch_size=16,
+            max_length=250,
+        ),
+        Task(
+            name="wnli",
+            kind="classification",
+            text_columns=("sentence1", "sentence2"),
+            label_names=("not_entailment", "entailment"),
+            metrics=("accuracy",),
+            finetune_lr=2e-5,
+            batch_size=16,
+            max_length=250,
+        ),
+    )
 )
 
 _DEMO = Task(
