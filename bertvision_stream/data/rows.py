@@ -1,6 +1,6 @@
 """Rows of a data set, read from parquet, csv or jsonl files and checked; texts stay as they are.
 
-Nothing is guessed or skipped: whatever cannot be used is a `DataError` that names the file, what
+Nothing is guessed or skipped: what cannot be used ends in a `DataError`, which names the file, what
 was looked for and what is there.
 """
 
@@ -70,7 +70,7 @@ def find_split_files(folder: Path, names: Sequence[str]) -> list[Path]:
         The files, or an empty list when the split is not there.
 
     Raises:
-        DataError: The split is there under two names or in two formats, or not in full.
+        DataError: The split is there under two names or in two formats, or a shard is missing.
     """
     found: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -93,7 +93,7 @@ def find_split_files(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def describe_folder(folder: Path) -> str:
-    """What a folder holds, for messages: `a, b, c and 4 more`."""
+    """Says what a folder holds: `a, b, c and 4 more`."""
     return listing([path.name for path in sorted(folder.iterdir())]) or "nothing"
 
 
@@ -122,8 +122,8 @@ def read_rows(files: Sequence[Path], *, text_columns: Sequence[str], label_colum
     """Reads the files of one split, one after the other.
 
     Raises:
-        DataError: A file cannot be read, lacks a column, or holds texts or labels that cannot be
-            used; or there is no row at all.
+        DataError: A file cannot be read, has not all columns, or holds texts or labels that cannot
+            be used; or there is no row at all.
     """
     parts = []
     for path in files:
@@ -158,7 +158,7 @@ def rows_from_table(
         names: The names of the classes, where the label column holds their positions in this list.
 
     Raises:
-        DataError: A column is lacking, or holds texts or labels that cannot be used.
+        DataError: A column is missing, or holds texts or labels that cannot be used.
     """
     require_columns(table.column_names, [*text_columns, label_column], source)
     if table.num_rows == 0:
@@ -174,7 +174,7 @@ def texts_of(table: pa.Table, source: str, text_columns: Sequence[str]) -> list[
     """The texts of each row of a table that has rows, checked.
 
     Raises:
-        DataError: A column is lacking, or holds no text somewhere.
+        DataError: A column is missing, or holds no text somewhere.
     """
     require_columns(table.column_names, text_columns, source)
     columns = [_texts(table.column(name), name, source) for name in text_columns]
@@ -196,7 +196,7 @@ def require_columns(present: Sequence[str], wanted: Sequence[str], source: str) 
 
 
 def row_numbers(is_bad: np.ndarray) -> str:
-    """How many rows are marked and the first of them, counted from 1: `2 rows (4, 9)`."""
+    """Says how many rows are marked and which come first, counted from 1: `2 rows (4, 9)`."""
     rows = [str(i + 1) for i in np.flatnonzero(is_bad)]
     return f"{len(rows)} row{'s' if len(rows) > 1 else ''} ({listing(rows)}; the first row is 1)"
 
@@ -210,7 +210,7 @@ def read_table(
     """Reads the columns of a file that are wanted, and perhaps others.
 
     Raises:
-        DataError: The file cannot be read, or lacks a column that is not optional.
+        DataError: The file cannot be read, or a column that is not optional is missing.
     """
     import pyarrow as pa
     from pyarrow import csv, parquet

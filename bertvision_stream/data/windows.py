@@ -1,9 +1,9 @@
-"""Long contexts as overlapping windows of tokens, and where in them the answers are.
+"""Turns long contexts into overlapping windows of tokens, and finds the answers in them.
 
 | part of a window | tokens |
 |---|---|
 | question | all of it, or the first half of what `data.stride` leaves of `data.max_length` |
-| context | what room is left; neighbours share `data.stride` tokens |
+| context | as much as fits beside it; neighbouring windows share `data.stride` tokens |
 
 A window that holds every token of the answer is labelled with the first and the last of them, any
 other with its `[CLS]`, which stands for "no answer here".
@@ -31,20 +31,21 @@ _QUESTIONS_AT_A_TIME = 500  # bounds the tokenizer's Python objects, which dwarf
 
 @dataclass(frozen=True, eq=False)
 class SpanLayout:
-    """What turns a window's tokens into text again, and the texts that are right.
+    """What turns a window's tokens into text again, and the answers that are right.
 
-    Shapes: T tokens, W windows, Q questions.
+    In the shapes, T counts tokens, W windows and Q questions.
 
     Attributes:
-        char_spans: int32 [T, 2], the context's characters that a token stands for, the second one
-            past the last; zeros for tokens of the question and special ones.
-        context: int32 [W, 2], position in its window of the context's first token, and one past the
-            last; equal where there is none.
-        nulls: int32 [W], position of `[CLS]` in its window.
-        question_offsets: int64 [Q + 1]; question `q` has windows from `[q]` to `[q + 1]`.
-        ids: Names of the questions.
-        contexts: Theirs.
-        golds: Texts of their gold answers, none for a question without.
+        char_spans: int32 [T, 2], the characters of the context that a token stands for: the first,
+            and one past the last; zeros for tokens of the question and for special tokens.
+        context: int32 [W, 2], where in a window the context stands: its first token, and one past
+            its last; equal where the window has no token of it.
+        nulls: int32 [W], the position of `[CLS]` in each window.
+        question_offsets: int64 [Q + 1]; question `q` has the windows from `question_offsets[q]` up
+            to, but not including, `question_offsets[q + 1]`.
+        ids: The names of the questions.
+        contexts: The contexts of the questions.
+        golds: The texts of the gold answers of each question; empty for one without an answer.
     """
 
     char_spans: np.ndarray
@@ -61,12 +62,12 @@ class SpanLayout:
 
     @property
     def has_answer(self) -> np.ndarray:
-        """Bool [Q]."""
+        """Whether each question has an answer, bool [Q]."""
         return np.array([bool(gold) for gold in self.golds])
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """All that it holds, to be counted and hashed."""
+        """All that the layout holds as arrays, to be counted and hashed."""
         texts = chain(self.ids, dict.fromkeys(self.contexts), *self.golds)
         text = np.frombuffer("\0".join(texts).encode(), dtype=np.uint8)
         return self.char_spans, self.context, self.nulls, self.question_offsets, text
@@ -74,16 +75,16 @@ class SpanLayout:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WindowStore(TokenStore):
-    """Token ids of all windows of a split; an "example" of the base class is a window.
+    """The token ids of all windows of a split; an "example" of the base class is a window.
 
     Attributes:
-        labels: int64 [W, 2], positions in the window of the answer's first and last token.
-        num_truncated: How many questions were longer than the limit and were cut to it.
-        num_questions: Q; their windows stand in the order of the questions.
-        max_question_tokens: That limit.
+        labels: int64 [W, 2], the positions in the window of the answer's first and last token.
+        num_truncated: How many questions were longer than `max_question_tokens` and were cut.
+        num_questions: The number of questions; windows stand in the order of their questions.
+        max_question_tokens: The largest number of tokens of a question.
         num_unlabelled: How many questions have an answer that no window holds as a whole.
         question_W: int64 [W], the number of each window's question.
-        layout: None where nothing is evaluated.
+        layout: What an evaluation needs; None where nothing is evaluated.
     """
 
     num_questions: int
@@ -93,7 +94,7 @@ class WindowStore(TokenStore):
     layout: SpanLayout | None
 
     def rows_of(self, examples: np.ndarray) -> np.ndarray:
-        """All windows of some questions."""
+        """The rows of all windows of some questions."""
         return np.flatnonzero(np.isin(self.question_W, examples))
 
     @property
@@ -128,10 +129,10 @@ def tokenize_windows(
     """Tokenizes questions with their contexts into windows, without padding, and labels them.
 
     Args:
-        split: Of questions.
+        split: A split of questions.
         tokenizer: A fast tokenizer.
-        max_length: Most tokens of a window, special tokens included.
-        stride: Context tokens that neighbouring windows share.
+        max_length: The largest number of tokens of a window, special tokens included.
+        stride: The number of the context's tokens that neighbouring windows share.
         keep_layout: Whether to keep what an evaluation needs.
     """
     assert split.questions is not None
@@ -162,7 +163,7 @@ def tokenize_windows(
             chars.append(span)
             lengths.append(len(window_ids))
             contexts.append(context)
-            # Position 0 where a tokenizer has no such token, as is the field's habit.
+            # argmax gives position 0 where a tokenizer has no such token, as is usual for SQuAD.
             nulls.append(int(np.argmax(window_ids == tokenizer.cls_token_id)))
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     question_W = np.concatenate(windows_of)
@@ -209,15 +210,15 @@ def label_windows(
     characters, even where a token holds more than that.
 
     Args:
-        questions: Q of them, with their answers.
-        question_W: The question of each window, ascending.
-        offsets: int64 [W + 1], windows in the tokens.
-        char_spans: As in `SpanLayout`, as are the next two.
-        context_W2: Where the context is in each window.
-        null_W: Where `[CLS]` is.
+        questions: Q questions with their answers.
+        question_W: int64 [W], the number of each window's question, ascending.
+        offsets: int64 [W + 1], where each window begins in the tokens, as in `TokenStore`.
+        char_spans: int32 [T, 2], see `SpanLayout`.
+        context_W2: int32 [W, 2], see `SpanLayout.context`.
+        null_W: int32 [W], see `SpanLayout.nulls`.
 
     Returns:
-        Labels, int64 [W, 2], and how many answers no window holds as a whole.
+        The labels, int64 [W, 2], and how many answers no window holds as a whole.
     """
     first_char_Q = np.array([gold[0].start if gold else -1 for gold in questions.answers])
     last_char_Q = np.array([gold[0].end if gold else -1 for gold in questions.answers])
@@ -229,11 +230,12 @@ def label_windows(
     holds_T = is_context_T & (char_spans[:, 1] > first_char_Q[question_T])
     holds_T &= char_spans[:, 0] < last_char_Q[question_T]
 
-    holding = np.flatnonzero(holds_T)  # tokens of answers, in order
+    holding = np.flatnonzero(holds_T)  # the tokens that belong to answers, in order
     windows, firsts = np.unique(window_T[holding], return_index=True)
     counts = np.diff(np.append(firsts, len(holding)))
     first_tokens, last_tokens = holding[firsts], holding[firsts + counts - 1]
-    # All windows of a question together hold all tokens of its answer: which one does so alone?
+    # All windows of a question together hold all tokens of its answer. A window holds the answer as
+    # a whole if its first and last token of it are those that come first and last in any window.
     asked = question_W[windows]
     lowest_Q = np.full(len(questions), np.iinfo(np.int64).max)
     highest_Q = np.full(len(questions), -1)
@@ -250,7 +252,7 @@ def label_windows(
 
 
 def _context_range(encoding: Encoding) -> tuple[int, int]:
-    """First position of the context's tokens in a window, and one past the last."""
+    """The first position of the context's tokens in a window, and one past the last."""
     sequences = encoding.sequence_ids
     num_tokens = sequences.count(1)
     first = sequences.index(1) if num_tokens else 0
@@ -260,7 +262,7 @@ def _context_range(encoding: Encoding) -> tuple[int, int]:
 def _cut_questions(
     questions: Sequence[str], tokenizer: PreTrainedTokenizerFast, limit: int
 ) -> tuple[list[str], int]:
-    """Questions of at most `limit` tokens, and how many of them were longer."""
+    """Cuts questions to at most `limit` tokens, and counts how many of them were longer."""
 
     def offsets_of(texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         encoded = tokenizer(
@@ -276,7 +278,7 @@ def _cut_questions(
     fitting, num_cut = list(questions), 0
     for i, offsets in enumerate(offsets_of(questions)):
         num_cut += len(offsets) > limit
-        while len(offsets) > limit:  # a word that is cut may have more tokens than it had of them
+        while len(offsets) > limit:  # The rest of a word that is cut may have more tokens.
             fitting[i] = fitting[i][: offsets[limit][0]]
             (offsets,) = offsets_of([fitting[i]])
     return fitting, num_cut

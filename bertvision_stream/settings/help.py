@@ -1,4 +1,4 @@
-"""The text of `--help`, generated from the settings' models."""
+"""The keys that a command line may set, and the text of `--help`, both read off the models."""
 
 from __future__ import annotations
 

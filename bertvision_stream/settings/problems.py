@@ -1,4 +1,4 @@
-"""What is wrong with a command line, told to the person who wrote it."""
+"""What is wrong with settings, and the report of it to the person who wrote the command line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Problem:
 
     Attributes:
         key: The dotted key at fault.
-        wrong: What is wrong and what is allowed; one line or several.
+        wrong: What is wrong and what is allowed, in one line or several.
         advice: What to do about it; may be empty.
         given: What the user wrote; empty if the key was not given.
-        involves: Other keys that take part; if one of them is at fault itself, this problem may
-            be a mere consequence.
+        involves: Other keys that take part. If one of them has a problem of its own, this problem
+            may be a mere consequence of that, and is not reported.
     """
 
     key: str
@@ -33,7 +33,7 @@ def raise_problems(problems: Sequence[Problem]) -> None:
     """Raises the pydantic error that carries `problems`, if there are any.
 
     Raises:
-        PydanticCustomError: Of type `refused`, with the problems in its context.
+        PydanticCustomError: It has the type `refused`, and the problems in its context.
     """
     if problems:
         text = "; ".join(f"{problem.key}: {problem.wrong}" for problem in problems)
@@ -41,7 +41,7 @@ def raise_problems(problems: Sequence[Problem]) -> None:
 
 
 def render_report(problems: Sequence[Problem]) -> str:
-    """Renders all problems as one text, an item each."""
+    """Renders all problems as one text, with an item for each."""
     count = "One problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [f"{count} with the settings:"]
     for problem in problems:
@@ -52,7 +52,7 @@ def render_report(problems: Sequence[Problem]) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` most likely stands for; None if there is no likely one."""
+    """Returns the choice that `word` most likely stands for, or None if none is likely."""
     by_plain = {_plain(choice): choice for choice in choices}
     matches = get_close_matches(_plain(word), by_plain, n=3, cutoff=0.6)
     # People seldom miss the first letter: `attn` is attention rather than flatten.
@@ -61,11 +61,12 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 
 def nearest_keys(key: str, keys: Sequence[str]) -> list[str]:
-    """The dotted keys that `key` may stand for; empty if there is no likely one.
+    """Returns the dotted keys that `key` may stand for, in the first of these ways that finds any.
 
-    That is the key of the same group with a close name (`train.epoch`); else all keys with a close
-    name in whatever group (`lr`: `finetune.lr` and `train.lr`), or for a word without a group the
-    one that has none either; else one that is close as a whole (`finetune_lr`).
+    1. The key of the same group with a close name: `train.epoch` is `train.epochs`.
+    2. For a word without a group, the key without a group with a close name: `sead` is `seed`.
+    3. All keys with a close name: `lr` is `finetune.lr` or `train.lr`.
+    4. The key that is close as a whole: `finetune_lr` is `finetune.lr`.
     """
     group, _, name = _plain(key).rpartition(".")
     members = [tuple(known.rpartition(".")[::2]) for known in keys]

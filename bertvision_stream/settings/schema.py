@@ -27,14 +27,14 @@ def is_text(schema: Schema) -> bool:
 
 
 def choices(schema: Schema) -> list[str]:
-    """The words that a key takes; empty for numbers and free text."""
+    """The words that a key takes; there are none for numbers and free text."""
     options = [word for option in schema.get("anyOf", []) for word in choices(option)]
     constants = [schema["const"]] if "const" in schema else []
     return [*schema.get("enum", []), *constants, *options]
 
 
 def describe_allowed(schema: Schema) -> str:
-    """What a key allows, in words."""
+    """Says what a key allows."""
     if "allowed" in schema:
         return str(schema["allowed"])
     if "anyOf" in schema:

@@ -1,6 +1,6 @@
 """One dimension of a search: a list or a range, read as it is written below `search.space`.
 
-Every value and every bound has to fit the setting that it is for.
+Every value and every bound has to be one that the setting itself takes.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Choice:
 
     @property
     def written(self) -> list[Value]:
-        """As `search.space` takes it."""
+        """The dimension as it is written below `search.space`."""
         return list(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Any number between two, both included.
+    """Any number between two bounds, both included.
 
     Attributes:
-        low: Least value; above 0 if `log`.
-        high: Largest value, above `low`.
+        low: The least value; above 0 if `log`.
+        high: The largest value, above `low`.
         log: Whether to draw evenly on a logarithmic scale.
         integer: Whether only whole numbers count; `low` and `high` are whole then.
     """
@@ -61,7 +61,7 @@ class Range:
 
     @property
     def written(self) -> str:
-        """As `search.space` takes it."""
+        """The dimension as it is written below `search.space`."""
         return f"{'log:' if self.log else ''}{self.low!r}..{self.high!r}"
 
 
@@ -89,11 +89,11 @@ def read_dimension(key: str, value: object) -> Dimension:
     """Reads what is written for one key.
 
     Args:
-        key: Dotted key of a setting below `head`, `train` or `finetune`, or `seed`.
+        key: The dotted key of a setting of `head`, `train` or `finetune`, or `seed`.
         value: A list of values, or a range as text: `1e-3..1e-2`, `log:1e-3..1e-2`.
 
     Raises:
-        PydanticCustomError: Of type `refused`, with the problems in its context.
+        PydanticCustomError: It has the type `refused`, and the problems in its context.
     """
     if isinstance(value, list | tuple):
         return _choice(key, list(value))
@@ -114,13 +114,13 @@ def read_dimension(key: str, value: object) -> Dimension:
 
 
 def problem_of(key: str, wrong: str, advice: str = "", *involves: str) -> Problem:
-    """A problem with what is written for `key`; `involves` as in `Problem`."""
+    """A problem with what is written for `key`; for `involves` see `Problem`."""
     return Problem(f"search.space.{key}", wrong, advice, involves=("search.target", *involves))
 
 
 def _choice(key: str, values: list[Any]) -> Choice:
     raise_problems(_unfit(key, values))
-    # A whole number in a list for another kind of number becomes one of that kind.
+    # In a list such as [0, 0.1] every value becomes a float, as the setting's type is.
     kept = dict.fromkeys(map(float, values) if _number_type(key) == "number" else values)
     if len(kept) < 2:
         raise_problems([problem_of(key, _TOO_FEW, _advice_to_set(key, *kept))])
@@ -128,7 +128,7 @@ def _choice(key: str, values: list[Any]) -> Choice:
 
 
 def _unfit(key: str, values: list[Any]) -> list[Problem]:
-    """The problem with values that the setting does not take, if there are any."""
+    """The problem with the values that the setting does not take, if there are any."""
     unfit = [value for value in values if not _fits(key, value)]
     if not unfit:
         return []
@@ -140,7 +140,7 @@ def _unfit(key: str, values: list[Any]) -> list[Problem]:
 def _fits(key: str, value: object) -> bool:
     group, _, name = key.rpartition(".")
     if value is None or (key == "finetune.epochs" and value == 0):
-        return False  # Settings take these, but they leave nothing to compare.
+        return False  # The settings take these, but they leave nothing to compare.
     try:
         _GROUPS[group].model_validate({name: value})
     except ValidationError:
@@ -190,7 +190,7 @@ def _schema(key: str) -> Schema:
 
 
 def _number_type(key: str) -> str | None:
-    """`integer` or `number`; None for a key of words or of true and false."""
+    """Whether a key takes an `integer` or a `number`; None for words, and for true and false."""
     schema = _schema(key)
     types = {option.get("type") for option in schema.get("anyOf", [schema])}
     return next((name for name in ("integer", "number") if name in types), None)
@@ -198,7 +198,7 @@ def _number_type(key: str) -> str | None:
 
 def _number(text: str) -> int | float:
     number = float(text)
-    # Thousands of digits are infinite, which no setting takes, where int() would raise.
+    # int() raises for thousands of digits. As a float they are infinite, which no setting takes.
     whole = re.fullmatch(r"[-+]?\d+", text) and math.isfinite(number)
     return int(text) if whole else number
 

@@ -1,4 +1,4 @@
-"""What a search varies, as it is written below `search.space`, and the settings of one trial.
+"""What a search varies, as it is written below `search.space`.
 
 | written | meaning |
 |---|---|
@@ -7,11 +7,11 @@
 | `search.space.train.lr=log:1e-4..1e-2` | the same, drawn evenly on a logarithmic scale |
 | `search.space.seed=null` | not searched |
 
-A range of a key of whole numbers holds whole numbers. What is written changes or adds to the
-default space. A key that is set outright (`train.lr=1e-3`) is not searched, but for `seed`, which
-is the seed of the data and of the searcher as well.
+A range holds whole numbers only if its key takes nothing else. What is written changes the default
+space or adds to it. A key that is set to a value (`train.lr=1e-3`) is not searched. The exception
+is `seed`, which is the seed of the data and of the searcher as well.
 
-Imports neither Ray nor torch: a space is checked with the rest of the command line.
+This imports neither Ray nor torch: a space is checked with the rest of the command line.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SEARCHABLE: Mapping[Target, tuple[str, ...]] = {
     ),
     "backbone": ("finetune.lr", "finetune.epochs", "finetune.batch_size", "seed"),
 }
-"""Keys that a search of each `search.target` can vary."""
+"""The keys that a search can vary, by `search.target`."""
 
 _COMMON = {
     "train.epochs": "they learn side by side, and ASHA compares them epoch by epoch",
@@ -66,8 +66,8 @@ def default_space(target: Target, *, finetune_lr: float) -> Space:
     times the recommended one.
 
     Args:
-        target: `search.target`.
-        finetune_lr: Recommended learning rate of the fine-tuning.
+        target: The value of `search.target`.
+        finetune_lr: The recommended learning rate of the fine-tuning.
     """
     seed = Range(low=1, high=2000, integer=True)
     if target == "backbone":
@@ -94,11 +94,11 @@ def resolve_space(
     """The space of a search: the default one, changed by what is written.
 
     Args:
-        written: `search.space`, keys nested or dotted.
-        target: `search.target`.
-        fixed: Values that were set outright, by dotted key.
-        head_kind: `head.kind` where it is not searched.
-        finetune_lr: Recommended learning rate of the fine-tuning.
+        written: The value of `search.space`, with keys nested or dotted.
+        target: The value of `search.target`.
+        fixed: The values of settings that the user has given, by dotted key.
+        head_kind: The kind of the head where it is not searched.
+        finetune_lr: The recommended learning rate of the fine-tuning.
 
     Returns:
         The space, and what is wrong with `written`.
@@ -131,10 +131,10 @@ def resolve_space(
 
 
 def read_space(written: Mapping[str, Any]) -> Space:
-    """The space of settings that are resolved: `search.space` of a `TaskSettings` or its JSON.
+    """Reads the space of resolved settings: `search.space` of `TaskSettings`, or its JSON.
 
     Raises:
-        ValueError: It is not the space of resolved settings.
+        ValueError: A dimension cannot be read.
     """
     return {key: read_dimension(key, value) for key, value in written.items()}
 
@@ -142,7 +142,7 @@ def read_space(written: Mapping[str, Any]) -> Space:
 def _read(
     written: Mapping[str, Any], target: Target
 ) -> tuple[dict[str, Dimension | None], list[Problem]]:
-    """The dimensions that are written, None for keys not to be searched; and what is wrong."""
+    """Returns the dimensions that are written, None for keys set to null, and what is wrong."""
     given: dict[str, Dimension | None] = {}
     problems = []
     for key, value in dotted_items(written):

@@ -1,7 +1,7 @@
 """The types of single settings that pydantic has no ready type for.
 
-Each carries the words for what it allows (`"allowed"` in its JSON schema), which `--help` and the
-error report share.
+A type whose JSON schema does not say in words what it allows has these words in the schema, under
+`"allowed"`. `--help` and the error report share them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.utils.units import parse_bytes
 
 TASK_NAMES = (*TASKS, "custom")
-"""What `task=` accepts, besides `glue` for all of GLUE."""
+"""The names that `task=` accepts, besides `glue` for all of GLUE."""
 
 TASKS_IN_WORDS = (
     f"one of {', '.join(TASK_NAMES)};\n"
@@ -25,11 +25,11 @@ TASKS_IN_WORDS = (
 
 def _check_task(task: object) -> str | tuple[str, ...]:
     names = [str(name) for name in task] if isinstance(task, list | tuple) else [str(task)]
-    here = (*TASK_NAMES, "glue")
-    unknown = [name for name in names if name not in here]
+    known = (*TASK_NAMES, "glue")
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
         wrong = f"no such task; must be {TASKS_IN_WORDS}"
-        likely = [near for name in unknown if (near := nearest(name, here))]
+        likely = [near for name in unknown if (near := nearest(name, known))]
         advice = f"Did you mean {', '.join(likely)}?" if likely else ""
         if isinstance(task, str) and "," in task:
             advice = f"Write a list in brackets: 'task=[{task}]'"

@@ -1,7 +1,8 @@
-"""Blocks from host memory to a GPU, by several threads through pinned memory.
+"""Copies blocks from host memory to a GPU, by several threads through pinned memory.
 
-The object store is ordinary memory, which a GPU cannot read: the driver copies it with one thread
-into memory of its own first. An H200's machine did 7 GB/s so, and 16 with eight threads instead.
+The object store is ordinary memory, which a GPU cannot read: CUDA's driver first copies it into
+memory of its own, with one thread. The machine of an H200 copied 7 GB/s in this way, and 16 GB/s
+with eight threads in its place.
 """
 
 import os
@@ -16,14 +17,14 @@ MOST_THREADS = 8
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; its own memory is not read after that."""
+    """Copies a tensor to the device; the memory of the tensor is not read after that."""
     if device.type != "cuda" or tensor.nbytes < BUFFER_BYTES:
         return tensor.to(device)
     return _copier(device).copy(tensor)
 
 
 class _Copier:
-    """Two pinned buffers: one is filled by threads while the GPU reads the other."""
+    """Holds two pinned buffers: threads fill one while the GPU reads the other."""
 
     def __init__(self, device: torch.device, num_threads: int):
         self._device = device

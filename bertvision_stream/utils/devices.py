@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# mallopt(3)
+# Numbers of the options of mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def pick_dtype(setting: str, device: torch.device) -> torch.dtype:
-    """The dtype of the forward pass: `auto` is bf16 where it is fast, else fp32."""
+    """Picks the dtype of a forward pass: `auto` is bf16 where that is fast, else fp32."""
     if setting != "auto":
         return {"bf16": torch.bfloat16, "fp32": torch.float32}[setting]
     if device.type == "cuda":
@@ -26,9 +26,9 @@ def pick_dtype(setting: str, device: torch.device) -> torch.dtype:
 
 
 def attention_of_any_shape(device: torch.device) -> AbstractContextManager[None]:
-    """Attention by kernels that take any shape, as hardly two micro-batches have the same.
+    """Makes attention use kernels that take any shape, for hardly two micro-batches share one.
 
-    On recent GPUs torch prefers cuDNN's, which are made for a shape when it is first met: an H200
+    On recent GPUs torch prefers cuDNN's kernels, which are made when a shape is first met: an H200
     extracted 12,000 tokens of BERT-base a second with them, and 82,000 without.
     """
     if device.type != "cuda":
@@ -39,16 +39,16 @@ def attention_of_any_shape(device: torch.device) -> AbstractContextManager[None]
 
 
 def keep_freed_memory() -> None:
-    """Keep what tensors free for the next ones, instead of handing it back to the system.
+    """Keeps the memory that tensors free for the next ones, instead of returning it to the system.
 
-    By default glibc hands large blocks back at once, and a step that makes the same tensors again
-    pays a page fault for each 4 KiB: sixteen stacked heads took 30 to 40 ms a step before this, and
-    26 after it. For a process whose work is steps, as it keeps up to a GiB more. Does nothing
-    without glibc.
+    By default glibc returns large blocks at once, and a step that makes the same tensors again pays
+    a page fault for each 4 KiB: sixteen stacked heads took 30 to 40 ms a step before this, and 26
+    after it. The process keeps up to a GiB more, so this is for processes whose work is steps. It
+    does nothing without glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
     if not libc.mallopt(_M_MMAP_THRESHOLD, 2**30):
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that older versions take
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # This is the most that older versions take.

@@ -1,16 +1,16 @@
-"""The errors that bertvision_stream raises on purpose."""
+"""The errors that bertvision_stream raises on purpose, and the exit codes that they lead to."""
 
 
 class BertvisionError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
 
 class UserError(BertvisionError):
-    """An error that the user can mend; shown without a traceback, exit status 2."""
+    """A mistake that the user can correct; shown without a traceback, exit code 2."""
 
 
 class ConfigError(UserError):
-    """A command line that cannot be run: one report of everything wrong with it."""
+    """A command line that cannot be run; the message reports everything that is wrong with it."""
 
 
 class DataError(UserError):
@@ -22,19 +22,20 @@ class BackboneError(UserError):
 
 
 class StreamError(BertvisionError):
-    """A run that cannot go on, exit status 1; says the block, the cause and the attempts."""
+    """A run that cannot go on, exit code 1; the message names block, cause and attempts."""
 
 
 class TrainerLostError(StreamError):
-    """A head trainer died; what it held goes on from its last checkpoint in a new one."""
+    """A head trainer died; a new one takes over its heads from their last checkpoint."""
 
 
 class OutputError(BertvisionError):
-    """Results that cannot be written: the disk is full or the folder read-only. Exit status 1."""
+    """Results that cannot be written, on a full disk or into a read-only folder. Exit code 1."""
 
 
 class SearchError(BertvisionError):
-    """A search that leaves no trial to go on with, exit status 1."""
+    """A search that leaves no trial to go on with, exit code 1."""
 
 
+# 130 is what a shell reports for a command that Ctrl-C has ended: 128 + SIGINT.
 RUN_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 130

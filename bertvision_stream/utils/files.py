@@ -1,4 +1,8 @@
-"""Folders that are there as a whole or not at all."""
+"""Files and folders that a reader sees as a whole or not at all.
+
+Everything is written beside its place, under a hidden name, and renamed when it is complete. What
+keeps it from being written becomes an `OutputError`.
+"""
 
 import json
 import os
@@ -13,62 +17,12 @@ from bertvision_stream.utils.errors import OutputError
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder`, to be filled; takes its place when it is.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        with writing(folder):
-            beside.mkdir(parents=True)
-            yield beside
-            shutil.rmtree(folder, ignore_errors=True)
-            beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one.
-
-    Raises:
-        ValueError: If a number is not finite; JSON has no word for it.
-        TypeError: If something is not JSON, a NumPy number for example.
-    """
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, as `write_bytes` does."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside `path` and rename: a reader sees the old file or the whole new one.
-
-    Raises:
-        OutputError: The disk is full, or the folder cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # or else a machine that stops may keep the name alone
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-@contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what can go wrong while `path` is written into an error for people.
+    """Turns what can go wrong while `path` is written into an error for people.
 
     Raises:
-        OutputError: Says what happened and that nothing written earlier was touched.
+        OutputError: The disk is full or the folder read-only; the message says so, and that
+            nothing that was written earlier was touched.
     """
     try:
         yield
@@ -79,3 +33,60 @@ def writing(path: Path) -> Iterator[None]:
             f"give another output_dir; with resume=true the same command then goes on from the "
             f"last finished epoch."
         ) from error
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new folder to be filled, which takes the place of `folder` at the end.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    beside = _beside(folder)
+    try:
+        with writing(folder):
+            beside.mkdir(parents=True)
+            yield beside
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    beside = _beside(path)
+    with writing(path):
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                # Without this a machine that loses power may keep the name and lose the content.
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON, as `write_bytes` does.
+
+    Raises:
+        ValueError: A number is not finite, which JSON cannot express.
+        TypeError: Something cannot be written as JSON, a NumPy number for example.
+        OutputError: The file cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

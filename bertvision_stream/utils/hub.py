@@ -1,6 +1,7 @@
 """Whether the Hugging Face hub answers: asked once, so that an offline run fails in seconds.
 
-Left alone, the hub's client retries for about 25 seconds and then speaks of connection internals.
+Without this the hub's client would retry for about 25 seconds and then report internals of the
+connection.
 """
 
 from functools import cache
@@ -10,7 +11,7 @@ TIMEOUT_SECONDS = 5.0
 
 @cache
 def hub_reachable() -> bool:
-    """Whether the hub answers one request; false at once where `HF_HUB_OFFLINE` is set."""
+    """Whether the hub answers a request; False at once where `HF_HUB_OFFLINE` is set."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
@@ -18,8 +19,6 @@ def hub_reachable() -> bool:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
-    except (
-        Exception
-    ):  # the client's transport is not part of its API; any failure means "no answer"
+    except Exception:  # Which errors its transport raises is no part of the client's API.
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a run says: on the console as it is, and with times in its folder."""
+"""The log of a run: its lines go to the console as they are, and with times into its folder."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 log = logging.getLogger("bertvision_stream")
+"""The one logger of the three packages."""
 
 
 def show_progress() -> bool:
-    """Whether to draw bars: not into a file, nor into the log of a job."""
+    """Whether to draw progress bars; they would garble a file or the log of a job."""
     return sys.stderr.isatty()
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that is given up, with a word, when its disk is full."""
+    """A log file that is given up, with one message, when its disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         self.addFilter(lambda record: False)
@@ -26,7 +27,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """While it lasts, what we say goes to the console as it is, and with times into `path`."""
+    """Logs to the console, and with times into `path`, for as long as it lasts."""
     console, file = logging.StreamHandler(sys.stdout), _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
@@ -39,5 +40,5 @@ def logging_to(path: Path) -> Iterator[None]:
         raise
     finally:
         log.handlers = [console]
-        with suppress(OSError):  # said already
+        with suppress(OSError):  # `handleError` has reported it.
             file.close()

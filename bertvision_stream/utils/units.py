@@ -1,4 +1,4 @@
-"""Byte sizes as people write them (`256MiB`); sizes, times and counts for people to read."""
+"""Reads byte sizes as people write them (`256MiB`); writes sizes, times and counts for people."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def parse_bytes(size: object) -> int:
     """Reads a byte size.
 
     Args:
-        size: A whole number of bytes, or a number with a unit: B, KB, MB, GB, TB (powers of 1000),
-            KiB, MiB, GiB, TiB (powers of 1024), in any case.
+        size: A whole number of bytes, or text: a number with a unit, in upper or lower case: B;
+            KB, MB, GB, TB (powers of 1000); KiB, MiB, GiB, TiB (powers of 1024).
 
     Returns:
         The size in bytes, not negative, rounded down.
@@ -35,7 +35,7 @@ def parse_bytes(size: object) -> int:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Bytes in the largest fitting binary unit: `1.3 GiB`, `512 KiB`, `17 B`."""
+    """Writes bytes in the largest fitting binary unit: `1.3 GiB`, `512 KiB`, `17 B`."""
     if num_bytes < 1024:
         return f"{num_bytes:.0f} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
@@ -46,7 +46,7 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people: `4.2 s`, `3 min 07 s`, `2 h 05 min`."""
+    """Writes a duration: `4.2 s`, `3 min 07 s`, `2 h 05 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -57,7 +57,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """A count: exact below a million (`7,154`), then in millions or billions (`22.7 M`)."""
+    """Writes a count: exact below a million (`7,154`), above in millions or billions (`22.7 M`)."""
     if round(count) < 1_000_000:
         return f"{count:,.0f}"
     return f"{count / 1e6:.1f} M" if count < 999.95e6 else f"{count / 1e9:.2f} B"
