@@ -66,7 +66,7 @@ def nearest_keys(key: str, keys: Sequence[str]) -> list[str]:
     1. The key of the same group with a close name: `train.epoch` is `train.epochs`.
     2. For a word without a group, the key without a group with a close name: `sead` is `seed`.
     3. All keys with a close name: `lr` is `finetune.lr` or `train.lr`.
-    4. The key that is close as a whole: `finetune_lr` is `finetune.lr`.
+    4. For a word without a group, the key that is close as a whole: `finetune_lr`.
     """
     group, _, name = _plain(key).rpartition(".")
     members = [tuple(known.rpartition(".")[::2]) for known in keys]

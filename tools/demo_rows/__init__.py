@@ -1,8 +1,9 @@
-"""The embedded `demo` task: is this English sentence acceptable?
+"""Generates the rows of the `demo` task: is this English sentence acceptable?
 
-The sentences come in minimal pairs from a small seeded grammar, so that the task needs no download.
-Neither words nor their neighbors give the label away (`phenomena` says how), and about a quarter of
-the nouns, verbs, adjectives and names occur only in the validation split (`lexicon` marks them).
+The library ships the rows as a file, so that the task needs no download; this generator is not
+installed. The sentences come in minimal pairs from a small seeded grammar. Neither words nor their
+neighbors give the label away (`phenomena` says how), and about a quarter of the nouns, verbs,
+adjectives and names occur only in the validation split (`lexicon` marks them).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from tools.demo_rows.grammar import MinimalPair, Sampler, as_sentences
 from tools.demo_rows.phenomena import PHENOMENA, Phenomenon
 
-# A rule that gives nothing new so many times in a row has run out of sentences.
+# A rule that makes nothing new this many times in a row has run out of sentences.
 _MAX_ATTEMPTS = 1000
 
 
@@ -24,9 +25,9 @@ class DemoExample:
     """One sentence of the demo task.
 
     Attributes:
-        sentence: an English sentence with its full stop.
+        sentence: An English sentence with its full stop.
         label: 1 if the sentence is acceptable, 0 if not.
-        phenomenon: the rule that the sentence keeps or breaks, one of `PHENOMENA`.
+        phenomenon: The name of the rule that the sentence keeps or breaks, one of `PHENOMENA`.
     """
 
     sentence: str
@@ -43,15 +44,15 @@ def make_demo(
     split or across them. Half of the examples of each phenomenon in each split are acceptable.
 
     Args:
-        seed: chooses the sentences; which words are held out does not depend on it.
-        num_train: size of the training split; even, because examples are made in pairs.
-        num_validation: size of the validation split; even.
+        seed: Chooses the sentences; which words are held out does not depend on it.
+        num_train: The size of the training split; even, because examples are made in pairs.
+        num_validation: The size of the validation split; even as well.
 
     Returns:
         The training and the validation examples, both in random order.
 
     Raises:
-        ValueError: a size is negative or odd, or more sentences are asked for than there are.
+        ValueError: A size is negative or odd, or more sentences are asked for than there are.
     """
     splits = []
     for pairs in make_pairs(seed, num_train, num_validation):

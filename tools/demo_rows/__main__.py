@@ -1,6 +1,6 @@
 """Writes the rows of the demo task to the file that the library ships.
 
-python -m tools.demo_rows
+It is called as `python -m tools.demo_rows`.
 """
 
 import pyarrow as pa
@@ -22,5 +22,6 @@ def demo_table() -> pa.Table:
 
 
 if __name__ == "__main__":
-    pq.write_table(demo_table(), DEMO_ROWS, compression="zstd", version="2.6")
-    print(f"{DEMO_ROWS}: {demo_table().num_rows:,} rows")
+    table = demo_table()
+    pq.write_table(table, DEMO_ROWS, compression="zstd", version="2.6")
+    print(f"{DEMO_ROWS}: {table.num_rows:,} rows")

@@ -1,4 +1,4 @@
-"""Drawing words, and the phrases that the rules are made of."""
+"""Draws words, and makes the phrases that the rules are made of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 
 FREQUENCIES = ("often", "usually", "sometimes", "rarely")
-# They go with every tense that `tensed` makes, but not with the present perfect.
+# These fit every tense that `tensed` makes, but not the present perfect.
 _TIMES = ("after lunch", "before dinner", "during the concert", "in the morning", "at noon")
 _PLACES = ("in the garden", "in the kitchen", "at the station", "near the river", "on the train")
 _OPENERS = (
@@ -45,8 +45,8 @@ class Sampler:
     """Draws words for one split, none twice in one sentence.
 
     Args:
-        rng: the only source of randomness.
-        use_held_out: draw about half of the words from the held-out parts of the pools.
+        rng: The only source of randomness.
+        use_held_out: Whether about half of the words come from the held-out parts of the pools.
     """
 
     def __init__(self, rng: random.Random, *, use_held_out: bool) -> None:
@@ -98,7 +98,7 @@ def the_person(s: Sampler, plural: bool = False) -> str:
 
 
 def anyone(s: Sampler) -> str:
-    """A person of any kind and number, for places where nothing agrees."""
+    """One person or several, for places where no other word has to agree in number."""
     return name(s) if s.chance(0.4) else the_person(s, plural=s.chance(0.3))
 
 
@@ -108,7 +108,7 @@ def someone(s: Sampler) -> str:
 
 
 def subject(s: Sampler) -> Subject:
-    """A subject in which the number of the first noun, or `and`, decides about agreement."""
+    """A subject whose verb agrees with the first noun, or is plural because of an `and`."""
     plural = s.chance(0.5)
     if plural and s.chance(0.25):
         return Subject(f"{name(s)} and {someone(s)}", plural)
@@ -141,7 +141,7 @@ def activity(s: Sampler) -> tuple[lex.Verb, str]:
 
 
 def tensed(s: Sampler, *verbs: lex.Verb, future: bool = True) -> list[str]:
-    """Puts all verbs into one and the same tense, in forms that fit a subject of any number."""
+    """Puts all verbs into the same tense, in forms that fit a subject of any number."""
     tense = s.pick("past", "past", "pluperfect", *(["future"] if future else []))
     if tense == "past":
         return [verb.past for verb in verbs]

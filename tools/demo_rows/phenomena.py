@@ -1,9 +1,9 @@
 """The rules of English that the demo task tests.
 
-They are those of BLiMP (Warstadt et al. 2020, arXiv:1912.00582). Two devices keep a rule from being
-solved by counting words. Either the two clauses of a pair hold the same words in another order, or
-they differ in one word that the same rule elsewhere makes the right one: `himself` is wrong after
-"the queen" as often as `herself` is wrong after "the king".
+They are those of BLiMP (Warstadt et al. 2020, arXiv:1912.00582). No rule can be solved by counting
+words, for one of two reasons. Either the two clauses of a pair hold the same words in another
+order, or they differ in one word that the same rule elsewhere makes the right one: `himself` is
+wrong after "the queen" as often as `herself` is wrong after "the king".
 """
 
 from __future__ import annotations
