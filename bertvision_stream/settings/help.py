@@ -66,8 +66,6 @@ def _key_entry(key: str, schema: Schema) -> str:
 def _default(schema: Schema) -> str:
     if "unset" in schema:
         return f"Default: {schema['unset']}"
-    if "default" not in schema:
-        return "Required"
     default = schema["default"]
     return f"Default: {default if isinstance(default, str) else json.dumps(default)}"
 
