@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import textwrap
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from bertvision_stream.data.splits import TaskData
 from bertvision_stream.report.tables import PREDICTORS, WIDTH, MeanStd, Table
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.training.metrics import main_score
+from bertvision_stream.utils.hashing import hash_contents
 
 BERT, HEAD, HEAD_ON_ALL = PREDICTORS["bert"], PREDICTORS["head"], "head on BERT of all rows"
 """The predictors that are compared, each at every fraction of the training rows:
@@ -178,12 +178,9 @@ def read_study(path: Path) -> Study | None:
 
 def rows_fingerprint(data: TaskData) -> str:
     """A hash of all texts and labels."""
-    digest = hashlib.sha256(repr(data.task).encode())
-    for split in (data.train, *data.validation):
-        for texts in split.texts:
-            digest.update(repr(texts).encode())
-        digest.update(split.labels.tobytes())
-    return digest.hexdigest()[:16]
+    splits = (data.train, *data.validation)
+    rows = (part for split in splits for part in (*map(repr, split.texts), split.labels))
+    return hash_contents([repr(data.task), *rows])
 
 
 def score_name(task: Task) -> str:
