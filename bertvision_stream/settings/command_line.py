@@ -138,7 +138,9 @@ def _merge(arguments: dict[str, str]) -> tuple[dict[str, Any], list[Problem]]:
             continue
         for name in reversed(key.split(".")):
             value = {name: value}
-        _merge_into(merged, value)
+        if not _merge_into(merged, value):
+            wrong = "another argument gives a value where this one has keys, or the other way round"
+            problems.append(Problem(key, wrong, "Keep one of them.", given=argument))
     return merged, problems
 
 
@@ -149,14 +151,17 @@ def _read(key: str, text: str) -> Any:
     return yaml.load(text, _ValueLoader)
 
 
-def _merge_into(merged: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Adds nested values: `search.space` may be given by several arguments."""
+def _merge_into(merged: dict[str, Any], values: Mapping[str, Any]) -> bool:
+    """Adds nested values: several arguments may give `search.space`. Returns whether they agree."""
+    fits = True
     for name, value in values.items():
         known = merged.get(name)
         if isinstance(known, dict) and isinstance(value, dict):
-            _merge_into(known, value)
+            fits &= _merge_into(known, value)
         else:
+            fits &= None in (known, value) or isinstance(known, dict) == isinstance(value, dict)
             merged[name] = value
+    return fits
 
 
 def _validate(

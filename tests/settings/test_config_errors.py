@@ -118,6 +118,14 @@ def test_a_key_given_twice():
     ]
 
 
+def test_a_value_and_keys_below_it_clash():
+    arguments = ["search.space.head=[cls]", "search.space.head.kind=[cls,scalar_mix]"]
+    for first, last in (arguments, arguments[::-1]):
+        clash = items("task=demo", "mode=search", first, last)[0]
+        assert clash[0] == last
+        assert clash[1].startswith("another argument gives a value where this one has keys")
+
+
 @pytest.mark.parametrize(
     ("argument", "allowed"),
     [
