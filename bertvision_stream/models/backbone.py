@@ -1,10 +1,10 @@
 """The frozen backbone: load it, and turn packed token ids into hidden states of every layer."""
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from bertvision_stream.heads.shape import hidden_shape
 from bertvision_stream.utils.devices import attention_of_any_shape
 from bertvision_stream.utils.errors import BackboneError
+from bertvision_stream.utils.hashing import hash_contents
 from bertvision_stream.utils.hub import hub_reachable
 
 # Padded tokens of one forward pass. A CPU is fastest while activations stay in its caches; a GPU
@@ -218,11 +219,7 @@ class BackboneWeights:
 
     def fingerprint(self) -> str:
         """A hash of all weights."""
-        digest = hashlib.sha256()
-        for name, array in sorted(self.arrays.items()):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+        return hash_contents(chain.from_iterable(sorted(self.arrays.items())))
 
     def build(self) -> PreTrainedModel:
         """The model again; its weights are copies."""

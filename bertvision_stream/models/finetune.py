@@ -22,6 +22,7 @@ from bertvision_stream.stream.corpus import packed_positions
 from bertvision_stream.training.objectives.base import Objective
 from bertvision_stream.training.optimizer import learning_rate, make_adamw, set_learning_rate
 from bertvision_stream.utils.devices import attention_of_any_shape, pick_dtype
+from bertvision_stream.utils.hashing import hash_contents
 
 WARMUP_RATIO = 0.1
 WEIGHT_DECAY = 0.01
@@ -217,15 +218,12 @@ def content_hash(
         num_workers: The number of workers that share a step: the order of their sums changes the
             last bits.
     """
-    digest = hashlib.sha256(repr((_VERSION, asdict(options), tuple(outputs), num_workers)).encode())
+    parts: list[Any] = [repr((_VERSION, asdict(options), tuple(outputs), num_workers))]
     if Path(source).is_dir():
         for path in sorted(Path(source).glob("*")):
             if path.suffix in {".json", ".safetensors", ".txt"}:
-                digest.update(path.name.encode())
                 with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                    parts += [path.name, hashlib.file_digest(file, "sha256").digest()]
     else:
-        digest.update(f"{source}@{commit}".encode())
-    for array in store.arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+        parts.append(f"{source}@{commit}")
+    return hash_contents([*parts, *store.arrays])

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bertvision_stream.models.backbone import load_classifier
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.models.sources import locate_linked_backbone
 from bertvision_stream.utils.errors import BackboneError
+from bertvision_stream.utils.hashing import hash_contents
 
 
 def load_linked_backbone(
@@ -57,9 +57,9 @@ def encoder_fingerprint(weights: Mapping[str, Any], base_model_prefix: str) -> s
         weights: The state dict of a classifier, of arrays or of tensors on the CPU.
         base_model_prefix: What the names of the encoder's weights begin with.
     """
-    digest = hashlib.sha256()
-    for name, weight in sorted(weights.items()):
-        if name.startswith(f"{base_model_prefix}.") and ".pooler." not in name:
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(weight).data)
-    return digest.hexdigest()[:16]
+    of_encoder = (
+        (name, weight)
+        for name, weight in sorted(weights.items())
+        if name.startswith(f"{base_model_prefix}.") and ".pooler." not in name
+    )
+    return hash_contents(chain.from_iterable(of_encoder))

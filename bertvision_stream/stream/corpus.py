@@ -1,13 +1,14 @@
 """A task's tokens and blocks: all that is needed to make any block again, anywhere."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.stream.blocks import TRAIN, Block, BlockKey, pack_blocks
+from bertvision_stream.utils.hashing import hash_contents
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +45,13 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """A hash of all tokens, labels and blocks: what a resumed run must find unchanged."""
-        digest = hashlib.sha256(repr((self.seed, list(self.stores))).encode())
+        parts: list[Any] = [repr((self.seed, list(self.stores)))]
         for store in self.stores.values():
-            for array in store.arrays:
-                digest.update(np.ascontiguousarray(array).tobytes())
+            parts += store.arrays
         for blocks in self.blocks.values():
             for block in blocks:
-                digest.update(f"{block.key} of {block.num_examples}".encode())
-                digest.update(block.example_ids.tobytes())
-        return digest.hexdigest()[:16]
+                parts += [f"{block.key} of {block.num_examples}", block.example_ids]
+        return hash_contents(parts)
 
     @property
     def validation_keys(self) -> list[BlockKey]:
