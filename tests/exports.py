@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from test_report import report_on, split_result
+from reports import report_on, split_result
 from tiny import MAX_LENGTH, task_settings, tiny_classifier, tiny_tokenizer
 from transformers import PreTrainedModel
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from exports import Exported, export_tiny
 from span_rows import Row, row, write_squad
+from squad_rules import official_score
 from test_prediction import FP32, error_of, predict, read
-from test_span_scoring import official_score
 from tiny import MAX_LENGTH, one_thread  # noqa: F401
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 

@@ -14,9 +14,9 @@ from commands import run_here
 from jobs import make_job
 from searches import assert_searched
 from span_rows import generated_rows, wordpiece, write_squad
+from span_tasks import MAX_LENGTH, SQUAD, VOCAB, make_corpus, settings_of
+from squad_rules import official_score
 from streams import assert_bounded, assert_same_head, nothing_is_left  # noqa: F401
-from test_span_scoring import official_score
-from test_span_training import MAX_LENGTH, SQUAD, VOCAB, make_corpus, settings_of
 from tiny import CPU, HIDDEN_SIZE, NUM_LAYERS, one_thread, tiny_classifier  # noqa: F401
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_span_scoring import official_score, official_words
+from squad_rules import official_score, official_words
 
 from bertvision_stream.report.__main__ import main
 from bertvision_stream.report.errors import (

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from reports import report_on, split_result
 from sklearn.metrics import confusion_matrix
-from test_report import report_on, split_result
 
 from bertvision_stream.report.calibration_plot import NUM_BINS, reliability
 from bertvision_stream.report.html import render_html

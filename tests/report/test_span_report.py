@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from reports import report_on
 from span_rows import generated_rows, row, split_of, wordpiece
-from test_report import report_on
-from test_span_scoring import official_score
+from squad_rules import official_score
 
 from bertvision_stream.data.splits import Split
 from bertvision_stream.data.windows import SpanLayout, WindowStore, tokenize_windows

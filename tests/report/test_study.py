@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from span_rows import generated_rows, split_of, wordpiece
-from test_span_training import SQUAD
+from span_tasks import SQUAD
 from tiny import CPU, HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model, task_settings, tiny_tokenizer
 
 from actors.engine import RayEngine

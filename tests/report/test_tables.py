@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_report import report_on, split_result
+from reports import report_on, split_result
 
 from bertvision_stream.report.html import render_html
 from bertvision_stream.report.tables import Best, MeanStd, Table, mark_best

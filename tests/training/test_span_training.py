@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from span_rows import generated_rows, split_of, wordpiece
+from span_tasks import MAX_LENGTH, SQUAD, VOCAB, make_corpus, settings_of
 from test_checkpoint import assert_same_training
 from test_fit import rate_of
-from test_heads import D, L, random_hidden
-from test_stacked import GRADIENTS, LOGITS, distance
 from tiny import (  # noqa: F401
     CPU,
     HIDDEN_SIZE,
@@ -30,10 +28,9 @@ from transformers import AutoModelForQuestionAnswering
 
 import bertvision_stream.models.finetune as finetune_module
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.data.windows import WindowStore, tokenize_windows
+from bertvision_stream.data.windows import WindowStore
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape, hidden_shape
-from bertvision_stream.heads.stacked import stacked_logits
 from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
@@ -43,13 +40,9 @@ from bertvision_stream.models.backbone import (
 from bertvision_stream.models.extract import BlockExtractor, validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, Worker, finetune
 from bertvision_stream.modes.local import train_in_process
-from bertvision_stream.settings.groups import HeadSettings
-from bertvision_stream.settings.settings import TaskSettings
-from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.settings.types import Codec
 from bertvision_stream.stream.blocks import TRAIN, BlockFormat, BlockKey, epoch_order, row_order
 from bertvision_stream.stream.codecs import EncodedBlock, encode
-from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.checkpoint import load_checkpoint, save_checkpoint
 from bertvision_stream.training.head_job import HeadJob
@@ -58,35 +51,7 @@ from bertvision_stream.training.losses import span_loss
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.training.objectives.squad_scoring import exact_and_f1
 
-SQUAD = TASKS["squad_v2"]
-MAX_LENGTH, STRIDE = 40, 10
 SHAPE = HeadShape(NUM_LAYERS, HIDDEN_SIZE, 2, MAX_LENGTH, per_token=True)
-VOCAB = {"vocab_size": len(wordpiece())}
-
-TOKEN_HEADS = [
-    HeadSettings(adapter_dim=5, skip=skip, share_layers=share)
-    for skip in ("last", "mix", "none")
-    for share in (True, False)
-] + [HeadSettings(kind="scalar_mix"), HeadSettings(kind="mean_layers")]
-every_head = pytest.mark.parametrize(
-    "settings", TOKEN_HEADS, ids=lambda s: f"{s.kind}-{s.skip}-{s.share_layers}"
-)
-
-
-def make_corpus(num_train: int = 60, num_validation: int = 25) -> Corpus:
-    counts = {TRAIN: num_train, "validation": num_validation}
-    stores: dict[str, TokenStore] = {
-        name: tokenize_windows(
-            split_of(generated_rows(count, seed=seed), name),
-            wordpiece(),
-            max_length=MAX_LENGTH,
-            stride=STRIDE,
-            keep_layout=name != TRAIN,
-        )
-        for seed, (name, count) in enumerate(counts.items())
-    }
-    assert all(store.num_examples > counts[name] for name, store in stores.items())
-    return Corpus.pack(stores, block_tokens=256, seed=1)
 
 
 def window(store: TokenStore, i: int) -> slice:
@@ -206,69 +171,6 @@ def test_fine_tuning_has_the_gradient_of_transformers_own_loss(
         )
 
 
-# Heads
-
-
-def token_head(settings: HeadSettings, *, seed: int = 0, per_token: bool = True) -> Head:
-    """With parameters that are all random."""
-    head = Head(settings, HeadShape(L, D, 2, 1, per_token), seed=seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) / 2)
-    return head
-
-
-@every_head
-def test_a_tokens_logits_are_those_of_an_example_of_that_token_alone(settings: HeadSettings):
-    """The head for sentences, whose formulas are tested, has nothing to pool then."""
-    hidden = random_hidden(50)
-    sentences = token_head(settings, per_token=False)
-    expected = sentences(hidden, torch.ones(50, dtype=torch.long))
-    head = token_head(settings)
-    assert head.num_parameters == sentences.num_parameters
-    logits = head(hidden, torch.tensor([20, 30]))
-    assert logits.shape == (50, 2)
-    torch.testing.assert_close(logits, expected)
-    torch.testing.assert_close(head(hidden[20:], torch.tensor([30])), expected[20:])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@every_head
-def test_heads_together_are_as_one_by_one(
-    settings: HeadSettings, dropout: float, dtype: torch.dtype
-):
-    hidden, lengths = random_hidden(50).to(dtype), torch.tensor([20, 30])
-    labels = torch.tensor([[3, 5], [0, 0]])
-    dropouts = (dropout, 0.0, dropout / 2)
-    heads = [
-        [
-            token_head(settings.model_copy(update={"dropout": value}), seed=seed)
-            for seed, value in enumerate(dropouts)
-        ]
-        for _ in range(2)
-    ]
-    together = stacked_logits(heads[0], hidden, lengths)
-    alone = [head(hidden, lengths) for head in heads[1]]
-    for logits in (together, alone):
-        torch.autograd.backward([span_loss(values, labels, lengths) for values in logits])
-    for stacked, oracle, actual, expected in zip(*heads, together, alone, strict=True):
-        assert distance(actual, expected) < LOGITS[dtype]
-        parameters = dict(oracle.named_parameters())
-        for name, parameter in stacked.named_parameters():
-            if name == "output.bias":  # it shifts all tokens alike, and so no probability
-                assert parameter.grad.abs().max() < 1e-5
-            else:
-                assert distance(parameter.grad, parameters[name].grad) < GRADIENTS[dtype], name
-
-
-@pytest.mark.parametrize("settings", [HeadSettings(kind="cls"), HeadSettings(pool="attention")])
-def test_a_head_that_pools_is_refused(settings: HeadSettings):
-    with pytest.raises(ValueError, match="has no token logits"):
-        Head(settings, SHAPE, seed=0)
-
-
 # Training
 
 
@@ -289,14 +191,6 @@ class SpanExtractor(RandomExtractor):
         """fp32 [S, 2] of one window."""
         generator = torch.Generator().manual_seed(row)
         return torch.randn(int(self.corpus.stores[split].lengths[row]), 2, generator=generator)
-
-
-def settings_of(**changed: object) -> TaskSettings:
-    """Options of `train`, dots and all, after those that make numbers exact."""
-    exact = {"precision": "fp32", "stack_heads": "false", "lr": 0.02, "epochs": 3}
-    options = {f"train.{name}": value for name, value in exact.items()} | changed
-    overrides = [f"{name}={value}" for name, value in options.items()]
-    return task_settings("squad_v2", "backbone=minilm", *overrides)
 
 
 @pytest.mark.parametrize("batch_size", [7, 16])
