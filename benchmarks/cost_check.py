@@ -30,7 +30,7 @@ from benchmarks.inputs import CPU, Inputs, load_inputs, run_streamed
 from benchmarks.stacked_heads import NUM_TOKENS, SHAPE, Steps, milliseconds
 from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone
-from bertvision_stream.modes.calibration import calibrate
+from bertvision_stream.modes.plan import calibrate
 from bertvision_stream.report.tables import Table
 from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.stream.blocks import TRAIN, BlockKey

@@ -21,7 +21,7 @@ from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone, micro_batches
 from bertvision_stream.models.extract import BlockExtractor
-from bertvision_stream.modes.calibration import made_up_model
+from bertvision_stream.modes.plan import made_up_model
 from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.settings.types import Codec
 from bertvision_stream.stream.blocks import TRAIN, BlockKey

@@ -1,6 +1,6 @@
-"""The backbone of `mode=plan`: a configuration and a tokenizer are enough, and it need not be here.
+"""The backbone of `mode=plan`, which need not be here: a configuration and a tokenizer are enough.
 
-A plan depends on the number and width of the layers and on how many tokens the rows have.
+A plan depends on the number and the width of the layers, and on how many tokens the rows have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bertvision_stream.utils.errors import BackboneError
 if TYPE_CHECKING:
     from bertvision_stream.settings.settings import TaskSettings
 
-# (encoder layers, hidden size, words of the vocabulary) of backbones that people plan with.
+# The encoder layers, the hidden size and the words of the vocabulary of much used backbones.
 KNOWN_SHAPES = {
     "bert-base-uncased": (12, 768, 30522),
     "bert-large-uncased": (24, 1024, 30522),
@@ -25,22 +25,21 @@ KNOWN_SHAPES = {
     "roberta-large": (24, 1024, 50265),
     "distilbert-base-uncased": (6, 768, 30522),
 }
-_MAX_POSITIONS = 512
-_VOCABULARY = 30522
-_HEAD_SIZE = 64  # of every BERT of the table
+_VOCABULARY = 30522  # the words of MiniLM and of all uncased backbones above
+_HEAD_SIZE = 64  # the width of an attention head in every backbone above
 
 
 @dataclass(frozen=True)
 class PlannedBackbone:
-    """Where a plan's numbers come from.
+    """What is known of the backbone that is planned with.
 
     Attributes:
-        source: What `locate` returned; None where the backbone is not here.
+        source: The folder or hub id that `locate` found; None if the backbone is not here.
         tokenizer_source: The same, or that of the backbone whose tokenizer stands in.
-        num_encoder_layers: Given or known; None: that of the source's configuration.
-        hidden_size: Likewise.
-        vocabulary_size: Likewise.
-        note: What stands in for what, for people; may be empty.
+        num_encoder_layers: The number that is given or known; None takes the source's.
+        hidden_size: The width that is given or known; None takes the source's.
+        vocabulary_size: The number of words, if it is not the source's configuration that counts.
+        note: What stands in for what, for people to read; empty if nothing does.
     """
 
     source: str | None
@@ -59,48 +58,51 @@ class PlannedBackbone:
         if self.hidden_size is None or self.num_encoder_layers is None:
             assert self.source is not None
             return load_config(self.source, revision)
-        wanted = max(self.hidden_size // _HEAD_SIZE, 1)
         return BertConfig(
             vocab_size=self.vocabulary_size,
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_encoder_layers,
-            num_attention_heads=gcd(self.hidden_size, wanted),
+            # All attention heads are equally wide, so that their number divides the hidden size.
+            num_attention_heads=gcd(self.hidden_size, max(self.hidden_size // _HEAD_SIZE, 1)),
             intermediate_size=4 * self.hidden_size,
-            max_position_embeddings=_MAX_POSITIONS,
+            max_position_embeddings=512,
         )
 
 
 def find_planned(settings: TaskSettings) -> PlannedBackbone:
-    """Find what there is of a backbone, without torch; a known or given shape stands in for it.
+    """Find a backbone, without torch; a given or known shape stands in for one that is not here.
 
     Args:
-        settings: `backbone.*`, `plan.layers` and `plan.hidden_size`.
+        settings: The settings of the task, with `backbone.*`, `plan.layers`, `plan.hidden_size`.
 
     Raises:
-        BackboneError: It is not here and its shape is not known, or there is no tokenizer.
+        BackboneError: The backbone is not here and its shape is not known, or there is no
+            tokenizer.
     """
-    name, plan = settings.backbone.name, settings.plan
-    layers, hidden_size = plan.layers, plan.hidden_size
-    given = f"{layers} layers of {hidden_size} are taken as given (plan.layers, plan.hidden_size)"
+    name, layers, hidden_size = (
+        settings.backbone.name,
+        settings.plan.layers,
+        settings.plan.hidden_size,
+    )
+    note = ""
+    if layers:
+        note = (
+            f"{layers} layers of {hidden_size} are taken as given (plan.layers, plan.hidden_size)"
+        )
     try:
         source = locate(name, settings.backbone.revision)
+        return PlannedBackbone(source, source, layers, hidden_size, note=note)
     except BackboneError as error:
         absent = error
-    else:
-        note = given if layers else ""
-        return PlannedBackbone(source, source, layers, hidden_size, note=note)
     known = KNOWN_SHAPES.get(name.rpartition("/")[2])
-    if layers is None and known is None:
-        raise BackboneError(
-            f"{absent} To plan without it, say how large it is: plan.layers=24 "
-            f"plan.hidden_size=1024."
-        ) from absent
-    shape = known or (None, None, _VOCABULARY)
-    note = given if layers else f"{name} is not here: its {shape[0]} layers of {shape[1]} are known"
-    same = known is not None and shape[2] == _VOCABULARY
-    note += "; tokens are counted with minilm's vocabulary, " + (
-        "which is the same" if same else "an approximation"
-    )
+    if layers is None:
+        if known is None:
+            raise BackboneError(
+                f"{absent} To plan without it, say how large it is: plan.layers=24 "
+                f"plan.hidden_size=1024."
+            ) from absent
+        layers, hidden_size, _ = known
+        note = f"{name} is not here: its {layers} layers of {hidden_size} are known"
     try:
         tokenizer_source = locate(MINILM)
     except BackboneError as error:
@@ -108,6 +110,8 @@ def find_planned(settings: TaskSettings) -> PlannedBackbone:
             f"backbone={name} is not here, and the tokenizer that would stand in for its own is "
             f"not either: {error}"
         ) from error
-    return PlannedBackbone(
-        None, tokenizer_source, layers or shape[0], hidden_size or shape[1], shape[2], note
-    )
+    same = known is not None and known[2] == _VOCABULARY
+    counted = "which is the same" if same else "an approximation"
+    note += f"; tokens are counted with minilm's vocabulary, {counted}"
+    vocabulary_size = known[2] if known else _VOCABULARY
+    return PlannedBackbone(None, tokenizer_source, layers, hidden_size, vocabulary_size, note)

@@ -31,9 +31,8 @@ from bertvision_stream.data.tokenize import tokenize, tokens_of
 from bertvision_stream.models.backbone import Backbone, load_classifier, load_config
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.modes import plan as planning
-from bertvision_stream.modes.calibration import calibrate, made_up_model, sample_blocks
 from bertvision_stream.modes.inputs import TaskInputs
-from bertvision_stream.modes.plan import make_plan
+from bertvision_stream.modes.plan import calibrate, made_up_model, make_plan, sample_blocks
 from bertvision_stream.modes.planned_backbone import find_planned
 from bertvision_stream.modes.preparation import plan_job, tokenize_task
 from bertvision_stream.report.plan import RunPlan, plan_json, render_plan
@@ -98,9 +97,8 @@ def test_bytes_are_those_of_real_blocks(this_machine: None, encoder: Path):
         hidden = [block.hidden.nbytes + block.scales.nbytes for block in blocks]
         tokens = sum(store.num_tokens for store in stores.values())
         assert each.token_bytes == sum(hidden) / tokens
-    assert (plan.train_tokens, plan.validation_tokens) == tuple(
-        s.num_tokens for s in stores.values()
-    )
+    split_tokens = (plan.counts["train_tokens"], plan.counts["validation_tokens"])
+    assert split_tokens == tuple(s.num_tokens for s in stores.values())
     assert plan.dump_bytes == 210 * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
 
 
@@ -114,7 +112,8 @@ def test_windows_are_planned_as_they_are(this_machine: None, tmp_path: Path):
     inputs = TaskInputs(settings, data, "", find_planned(settings))
     plan = make_plan(inputs, planned_cluster(settings))
     stores = {s.name: tokens_of(s, wordpiece(), settings.data) for s in splits}
-    assert plan.train_examples == stores[TRAIN].num_examples > 60
+    num_windows = plan.counts["train_examples"]
+    assert num_windows == stores[TRAIN].num_examples > 60
     model, _ = load_classifier(str(tmp_path), num_labels=2, per_token=True)
     corpus = Corpus.pack(stores, block_tokens=plan.chosen.block_tokens, seed=42)
     extractor = BlockExtractor(
@@ -125,7 +124,7 @@ def test_windows_are_planned_as_they_are(this_machine: None, tmp_path: Path):
     assert plan.calibration is not None
     assert plan.calibration.train_tokens_per_second > 0
     text = render_plan(plan)
-    assert f"windows     {plan.train_examples:,} for training" in text
+    assert f"windows     {num_windows:,} for training" in text
     json.dumps(plan_json(plan), allow_nan=False)
 
 
@@ -146,11 +145,11 @@ def test_a_cluster_that_is_not_there(
         nodes=8,
         network_bytes_per_second=125_000,
     )
-    assert plan.store_bytes == 8 * 2**20
+    assert plan.job.cluster.store_bytes == 8 * 2**20
     assert plan.calibration is None
     assert plan.first.bottleneck == "transfer"
     assert plan.first.transfer == plan.chosen.epoch_bytes * 7 / 8 / 125_000
-    tokens = plan.train_tokens + plan.validation_tokens
+    tokens = plan.counts["train_tokens"] + plan.counts["validation_tokens"]
     assert plan.first.extraction == tokens / 64_000
     assert plan.finetune_seconds == 0
     json.dumps(plan_json(plan), allow_nan=False)
@@ -185,10 +184,10 @@ def test_this_machine_is_measured(this_machine: None, encoder: Path):
 def test_the_cluster_that_is_joined_is_planned_for(cluster: ClusterResources, encoder: Path):
     joined = plan_with(encoder, "plan.tokens_per_second=1000", "ray.address=auto")
     assert (joined.speeds.extractors, joined.speeds.shared_cores) == (2, 2)
-    assert joined.store_bytes == cluster.store_bytes
+    assert joined.job.cluster.store_bytes == cluster.store_bytes
     wider = plan_with(encoder, "plan.tokens_per_second=1000", "ray.address=auto", "plan.nodes=3")
     assert (wider.speeds.extractors, wider.speeds.nodes) == (6, 3)
-    assert wider.store_bytes == 3 * cluster.store_bytes
+    assert wider.job.cluster.store_bytes == 3 * cluster.store_bytes
 
 
 def test_a_budget_that_another_codec_does_not_fit_into(this_machine: None, encoder: Path):

@@ -35,7 +35,6 @@ from bertvision_stream.stream.cost_model import (
     trials_at_once,
 )
 from bertvision_stream.stream.plan import StreamPlan
-from bertvision_stream.stream.plan_check import check_plan
 from bertvision_stream.stream.stats import StreamStats
 
 TOKEN_BYTES = 1000
@@ -223,20 +222,19 @@ def test_operations_of_an_adapters_step():
 def test_a_later_epoch_is_estimated_from_the_first():
     plan = plan_of(cache=2_500_000, num_epochs=3)
     tokens = sum(plan.block_tokens.values())
-    first, all_epochs = StreamStats(), StreamStats()
+    first = StreamStats()
     first.count_extracted(0, tokens, seconds=40.0)  # by two extractors: 20 s side by side
     first.train_seconds = 5.0
-    expected = forecast(plan, epochs=3)
-    all_epochs.tokens_extracted = expected.tokens_extracted
-    check = check_plan(plan, all_epochs, (21.0, 13.0, 11.0), first=first, num_extractors=2)
-    uncached = epoch_work(plan, first=False).extracted_tokens / tokens
-    assert 0.3 < uncached < 0.9
-    assert check.later_epoch_seconds is not None
-    assert check.later_epoch_seconds.predicted == pytest.approx(20 * uncached)
-    assert check.later_epoch_seconds.actual == 12
-    assert check.tokens_extracted.predicted == check.tokens_extracted.actual
-    resumed = check_plan(plan, all_epochs, (21.0, 13.0, 11.0), first=None, num_extractors=2)
-    assert resumed.later_epoch_seconds is None
+    speeds = Speeds(
+        extractors=2,
+        extract_tokens_per_second=first.tokens_extracted / first.extract_seconds,
+        train_tokens_per_second=tokens / first.train_seconds,
+    )
+    later = epoch_work(plan, first=False)
+    assert 0.3 < later.extracted_tokens / tokens < 0.9
+    estimate = epoch_seconds(later, speeds)
+    assert estimate.total == pytest.approx(20 * later.extracted_tokens / tokens)
+    assert epoch_seconds(epoch_work(plan, first=True), speeds).total == pytest.approx(20)
 
 
 def pipelined(blocks: list[int], compute: float, copy: float) -> float:
