@@ -1,4 +1,4 @@
-"""The Ray cluster: start or join one, what it has, and who gets what of it."""
+"""The Ray cluster: starting or joining one, its resources, and waiting for them."""
 
 import logging
 import os
@@ -24,39 +24,40 @@ from actors.ray_private import (
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.log import log
 from bertvision_stream.utils.own_packages import worker_environment
 from bertvision_stream.utils.units import format_seconds
 
 T = TypeVar("T")
 
-_log = logging.getLogger("bertvision_stream")
-
-# What waits for its resources for so long is spoken of, and again each time.
+# The time after which a warning says that actors wait for resources, and between two such warnings.
 NOTICE_SECONDS = 30.0
 
-# Read by Ray when it starts.
+# Ray reads these environment variables when it starts; those that the user has set are kept.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
-    # Ray Train's controller looks at its workers this often, and learns this late that they are
-    # done.
+    # The pause between two looks of Ray Train's controller at its workers: at the end of a
+    # fine-tuning it waits for up to one such pause.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Its watcher for cloud instances about to be taken away; all that it does here is to warn.
+    # Ray Train's watcher for cloud machines about to be taken away, which here could only warn.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # It sends prints through a logger, and so breaks the lines that draw progress bars.
+    # Ray Train's patch of `print`, which sends prints through a logger and so breaks the lines that
+    # draw progress bars.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Its table of trials, which we have one of our own for, in place of a line for each of them.
+    # Ray Tune's newer output, which prints lines for each trial; we print a table of our own.
     "RAY_AIR_NEW_OUTPUT": "0",
-    # A block that failed is reported by the stream; Ray would print its traceback as well.
+    # Ray prints errors that nobody has fetched. The stream reports a block that failed, in a line.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 
 
 def connect(address: str | None) -> None:
-    """Join the cluster at `address`, or the job's, or start one on this machine.
+    """Join a Ray cluster, or start one on this machine.
 
     Args:
-        address: `ray.address`. None joins the cluster of the job that we are (`RAY_ADDRESS`),
-            or else starts a local cluster.
+        address: `ray.address`, the cluster to join. With None it is the cluster in `RAY_ADDRESS`,
+            which Ray sets for a job that was submitted to a cluster; without that either, a cluster
+            is started.
 
     Raises:
         ConfigError: There is no cluster at the address.
@@ -70,10 +71,11 @@ def connect(address: str | None) -> None:
         context = _join(address) if address else _start()
     if context.dashboard_url:
         asks = " (it asks for what `ray get-auth-token` prints)" if dashboard_wants_token() else ""
-        _log.info("Ray's dashboard: http://%s%s", context.dashboard_url, asks)
+        log.info("Ray's dashboard: http://%s%s", context.dashboard_url, asks)
 
 
 def _join(address: str) -> Any:
+    """Join the cluster at `address`."""
     try:
         environment = worker_environment()
         return ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR)
@@ -85,7 +87,7 @@ def _join(address: str) -> Any:
 
 
 def _start() -> Any:
-    """Start a cluster on this machine; all its servers listen on 127.0.0.1 alone."""
+    """Start a cluster on this machine, whose servers all listen on 127.0.0.1 alone."""
     with servers_on_loopback():
         return ray.init(
             address="local",
@@ -97,7 +99,11 @@ def _start() -> Any:
 
 @contextmanager
 def preserve_sigterm() -> Iterator[None]:
-    """Keep a handler of SIGTERM: Ray puts one of its own in its place, which ends the process."""
+    """Restore this process's handler of SIGTERM afterwards.
+
+    `ray.init` replaces it by one that ends the process at once. A run that is stopped by a job
+    scheduler could then not say how to resume it, nor end its actors in order.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -120,10 +126,16 @@ def cluster_resources() -> ClusterResources:
 
 
 def planned_cluster(settings: TaskSettings) -> ClusterResources:
-    """The cluster that `mode=plan` plans for.
+    """The cluster that `mode=plan` plans for, scaled to `plan.nodes` and `plan.store`.
 
-    It is the cluster to join, or this machine as a cluster of one node, scaled to `plan.nodes` and
-    `plan.store`.
+    It is the cluster to join; where there is none, it is this machine as a cluster of one node, and
+    Ray is not started.
+
+    Args:
+        settings: `ray.address`, `plan.nodes` and `plan.store`.
+
+    Raises:
+        ConfigError: There is no cluster at the address.
     """
     if settings.ray.address or os.environ.get("RAY_ADDRESS"):
         connect(settings.ray.address)
@@ -152,14 +164,19 @@ def planned_cluster(settings: TaskSettings) -> ClusterResources:
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """The scheduling strategy for an actor that must run on the node of whoever starts it."""
+    """The scheduling strategy for an actor that must run on the node of the calling process."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def in_thread(function: Callable[[], T], name: str) -> Future[T]:
-    """Call `function` in a thread, where Ray Train and Tune leave the handler of Ctrl-C alone.
+    """Call a function in a thread, where Ray Train and Ray Tune leave the handler of Ctrl-C alone.
 
-    In the main thread they would replace it for good, by one that exits with 0 or swallows it.
+    In the main thread they would replace that handler for good, by one that exits with 0 or ignores
+    the signal.
+
+    Args:
+        function: What to call.
+        name: The name of the thread.
     """
     result: Future[T] = Future()
 
@@ -174,31 +191,39 @@ def in_thread(function: Callable[[], T], name: str) -> Future[T]:
 
 
 def get_with_notice(refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
-    """`ray.get` that says so where actors wait for their resources.
+    """Call `ray.get`, with a warning each time that actors wait long for their resources.
 
     Args:
-        refs: Answers of actors that are being started.
-        what: Who they are and what they want, as it reads before "is not ready".
+        refs: Refs that calls to actors which are being started have returned.
+        what: The actors and the resources that they need, worded to stand before "is not ready".
     """
     start = time.monotonic()
     while ray.wait(list(refs), num_returns=len(refs), timeout=NOTICE_SECONDS)[1]:
-        _say_waiting(what, time.monotonic() - start)
+        _warn_of_waiting(what, time.monotonic() - start)
     return list(ray.get(list(refs)))
 
 
 def result_with_notice(future: Future[T], what: str) -> T:
-    """The result of `in_thread`; says so where its placement group waits for resources."""
+    """The result of `in_thread`, with a warning each time that it waits long for resources.
+
+    Args:
+        future: What `in_thread` has returned. Its function starts a placement group, as Ray Train
+            does; one that is pending is what waits for resources.
+        what: What is started and the resources that it needs, worded to stand before "is not
+            ready".
+    """
     start = time.monotonic()
     while not wait([future], timeout=NOTICE_SECONDS).done:
         groups = placement_group_table().values()
         if any(group["state"] == "PENDING" for group in groups):
-            _say_waiting(what, time.monotonic() - start)
+            _warn_of_waiting(what, time.monotonic() - start)
     return future.result()
 
 
-def _say_waiting(what: str, seconds: float) -> None:
+def _warn_of_waiting(what: str, seconds: float) -> None:
+    """Log that something waits for resources, and what the cluster has free."""
     free = ray.available_resources()
-    _log.warning(
+    log.warning(
         "%s is not ready after %s; the cluster has %g CPU and %g GPU free",
         what,
         format_seconds(seconds),

@@ -1,4 +1,4 @@
-"""The engine that computes with Ray's actors: on all cores and GPUs of a cluster."""
+"""The engine that computes with Ray actors, on all cores and GPUs of a cluster."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RayEngine:
         checkpoint: Checkpoint | None = None,
         on_epoch: Callable[[Checkpoint], None] = ignore_checkpoint,
     ) -> StreamOutcome:
-        """Start the actors of a stream, run all epochs, and end the actors; see `Engine.run`."""
+        """Start the actors of a stream, run all epochs and end the actors; see `Engine.run`."""
         began = time.perf_counter()
         store_before = store_counters()
         state = StreamState.of(checkpoint)
@@ -69,7 +69,8 @@ class RayEngine:
                 )
                 (reached,) = stream_actors.checkpoints
                 assert reached is not None
-                # Kept before it is announced: a run resumes from whatever it calls finished.
+                # The state is kept before the epoch is announced: whoever reads that an epoch is
+                # finished can resume after it.
                 on_epoch(state.saved_in(reached))
                 for line in epoch_lines(end.records.items(), num_epochs):
                     log.info("%s", line)

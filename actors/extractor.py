@@ -1,4 +1,4 @@
-"""The actor that hosts a frozen backbone."""
+"""The actor that makes blocks with a frozen backbone, and how it is started."""
 
 import time
 from dataclasses import dataclass
@@ -17,17 +17,26 @@ if TYPE_CHECKING:
 
 
 class FeatureExtractor:
-    """Makes blocks on demand. Holds no state that matters: any extractor can make any block."""
+    """Makes blocks of hidden states on request.
+
+    Every extractor has the same backbone and the same corpus, and none remembers what it has made:
+    any extractor can make any block, and one that dies is replaced without loss.
+
+    Args:
+        spec: How this extractor is started.
+    """
 
     def __init__(self, spec: "ExtractorSpec"):
-        # Imported here and not above: the feature stream starts extractors and needs no torch.
+        # Imported here and not at the top: the feature stream imports this module to start
+        # extractors, and does without torch, which takes seconds and memory to load.
         import torch
 
         from bertvision_stream.models.backbone import Backbone
         from bertvision_stream.models.extract import BlockExtractor
         from bertvision_stream.utils.devices import pick_dtype
 
-        # Left to its default, torch takes a thread for every core, in every extractor.
+        # By default torch starts a thread for every core in every extractor, and these threads
+        # then compete for the cores.
         torch.set_num_threads(spec.num_threads)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         dtype = pick_dtype(spec.dtype, device)
@@ -36,12 +45,21 @@ class FeatureExtractor:
         self._extractor = BlockExtractor(backbone, ray.get(spec.corpus), spec.codec)
 
     def info(self) -> DeviceInfo:
-        """Answers once the backbone is loaded."""
+        """What the extractor runs on; the call returns once the backbone is loaded."""
         return self._info
 
+    # Two return values are two objects in Ray: the caller can await the receipt alone, and pass the
+    # ref of the block on to the trainers without reading it.
     @ray.method(num_returns=2)
     def extract(self, key: BlockKey):  # type: ignore[no-untyped-def]  # Ray splits the tuple
-        """An `EncodedBlock`, and a `BlockReceipt` that tells of it without fetching it."""
+        """Make a block.
+
+        Args:
+            key: The split and the number of the block.
+
+        Returns:
+            The `EncodedBlock`, and a `BlockReceipt` that says that it is made.
+        """
         start = time.perf_counter()
         encoded = self._extractor.extract(key)
         return encoded, BlockReceipt(time.perf_counter() - start)
@@ -49,17 +67,17 @@ class FeatureExtractor:
 
 @dataclass(frozen=True)
 class ExtractorSpec:
-    """How to start an extractor, the first ones and those that take the place of lost ones.
+    """How to start an extractor, be it one of the first or the replacement of one that died.
 
     Attributes:
-        run: Begins the actors' names.
-        weights: Ref of the `BackboneWeights`.
-        corpus: Ref of the `Corpus`.
+        run: The name of the stream, with which the names of its extractors begin.
+        weights: A ref of the `BackboneWeights`.
+        corpus: A ref of the `Corpus`.
         codec: How hidden states are stored.
         dtype: `backbone.dtype`.
-        num_cpus: CPUs as Ray counts them.
-        num_gpus: GPUs, a fraction allowed.
-        num_threads: CPU threads of the forward pass.
+        num_cpus: The CPUs that each extractor reserves, as Ray counts them.
+        num_gpus: The GPUs that each extractor reserves, a fraction allowed.
+        num_threads: The CPU threads of the forward pass.
     """
 
     run: str
@@ -72,7 +90,11 @@ class ExtractorSpec:
     num_threads: int
 
     def start(self, index: int) -> ActorHandle:
-        """Start extractor number `index`; it answers once it is ready."""
+        """Start an extractor; its methods return once it is ready.
+
+        Args:
+            index: The number of the extractor in its stream, counted from 0.
+        """
         extractor: Any = (
             ray.remote(FeatureExtractor)
             .options(

@@ -1,4 +1,4 @@
-"""The extractors of a feature stream: started, given blocks to make, and replaced."""
+"""The extractors of a feature stream: how they start, are given blocks, and are replaced."""
 
 import asyncio
 import logging
@@ -11,8 +11,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 
 from actors.extractor import ExtractorSpec
-from actors.faults import MAX_ATTEMPTS, cause_of
-from actors.records import BlockReceipt
+from actors.records import MAX_ATTEMPTS, BlockReceipt, cause_of
 from bertvision_stream.stream.blocks import BlockKey
 from bertvision_stream.stream.plan import StreamPlan
 from bertvision_stream.stream.pool import ExtractorPool, Lease
@@ -20,34 +19,45 @@ from bertvision_stream.stream.stats import DeviceInfo, StreamStats
 from bertvision_stream.utils.errors import StreamError
 from bertvision_stream.utils.units import format_seconds
 
+# This runs in the actor of the stream, and the run's logger (`utils.log`) has its handlers in the
+# driver alone. So an actor has a logger of its own, whose warnings Ray prints on the driver's
+# console with the name of the actor in front.
 _log = logging.getLogger(__name__)
 
-# An extractor works on one block while the next one waits at its door.
+# While an extractor works on one block, the next call is already queued there.
 CALLS_PER_EXTRACTOR = 2
 
-# A new extractor that is not ready after so long is spoken of, and again each time.
+# The time after which a warning says that a new extractor is not ready, and between two such
+# warnings.
 NOTICE_SECONDS = 30.0
 
-# What is freed in a full object store is gone after at most about this long.
+# The wait before a block is made again that found the object store full. Ray frees memory with a
+# delay: 0.05 s in a cluster that we start, up to about this long in others.
 FREEING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class MadeBlock:
-    """A block in some object store. The feature stream, as the caller, owns it."""
+    """A block that lies in the object store of some node.
+
+    Attributes:
+        ref: The ref of the block. As the feature stream has called the extractor, Ray counts the
+            stream as the owner: the block outlives its extractor, and is freed with its last ref.
+        lease: The extractor that made the block, and the room on its node that the block takes.
+    """
 
     ref: ray.ObjectRef
     lease: Lease[ActorHandle]
 
 
 class ExtractorGroup:
-    """Has blocks made by extractors, in bounded attempts; lost extractors are replaced.
+    """Lets extractors make blocks, retries what fails, and replaces extractors that die.
 
     Args:
-        plan: Blocks, their sizes, and which are to stay.
+        plan: The blocks, their sizes, and which of them are kept for later epochs.
         spec: How to start an extractor.
-        num_extractors: How many to start with.
-        stats: Totals of the stream, which are kept up to date.
+        num_extractors: The number of extractors at the start.
+        stats: The totals of the stream, which the group keeps up to date.
     """
 
     def __init__(
@@ -61,19 +71,24 @@ class ExtractorGroup:
         self._pool: ExtractorPool[ActorHandle] = ExtractorPool(
             CALLS_PER_EXTRACTOR, plan.largest_bytes
         )
-        self._replacing: set[asyncio.Task[None]] = set()  # asyncio itself keeps tasks only weakly
+        # asyncio holds only weak references: a task that nobody else holds can vanish midway.
+        self._replacing: set[asyncio.Task[None]] = set()
 
     @property
     def num_extractors(self) -> int:
+        """The number of extractors that are ready."""
         return self._pool.num_extractors
 
     @property
     def idle_seconds(self) -> float:
-        """Sum of the time in which extractors were there and had no block to make."""
+        """The time in which extractors were ready and had no block to make, summed over them."""
         return self._pool.idle_seconds
 
     async def start(self) -> list[DeviceInfo]:
         """Start the first extractors.
+
+        Returns:
+            What each of them runs on, once all are ready.
 
         Raises:
             StreamError: One of them could not be started.
@@ -81,10 +96,13 @@ class ExtractorGroup:
         return await asyncio.gather(*(self.add_extractor() for _ in range(self._num_first)))
 
     async def add_extractor(self) -> DeviceInfo:
-        """Start one more; blocks are given to it from the moment when it is ready.
+        """Start one more extractor; it is given blocks from the moment that it is ready.
+
+        Returns:
+            What it runs on.
 
         Raises:
-            StreamError: It could not be started, in bounded attempts.
+            StreamError: It could not be started in `MAX_ATTEMPTS` attempts.
         """
         causes: list[str] = []
         while len(causes) < MAX_ATTEMPTS:
@@ -105,29 +123,33 @@ class ExtractorGroup:
         )
 
     async def make(self, epoch: int, key: BlockKey) -> MadeBlock:
-        """Have a block made, after those that were asked for before.
+        """Let an extractor make a block; blocks that were requested earlier come first.
+
+        Args:
+            epoch: The epoch that the block is made for, counted from 0.
+            key: The block.
 
         Raises:
-            StreamError: It could not be made, in bounded attempts.
+            StreamError: The block could not be made in a bounded number of attempts.
         """
         self._stats.hold(self._plan.block_bytes[key])
         with self._pool.turn() as turn:
             return await self._make(epoch, key, turn)
 
     def free(self, lease: Lease[ActorHandle]) -> None:
-        """A block is gone, and its place with it."""
+        """Give the room of a block back, once its last ref is dropped."""
         self._pool.free(lease)
 
     def drop_nodes(self, alive: Iterable[str]) -> None:
-        """Forget nodes that are gone; their extractors are replaced."""
+        """Forget the nodes that are not among `alive`, and replace their extractors."""
         for _ in range(self._pool.drop_nodes(set(alive))):
             self._replace()
 
     async def _ready(self, extractor: ActorHandle, number: int) -> DeviceInfo:
-        """Wait for a new extractor, and say so where it takes long."""
+        """Wait until a new extractor is ready, with a warning each time that it takes long."""
         start = time.perf_counter()
-        answer: asyncio.Future[DeviceInfo] = asyncio.ensure_future(extractor.info.remote())
-        while not (await asyncio.wait([answer], timeout=NOTICE_SECONDS))[0]:
+        info: asyncio.Future[DeviceInfo] = asyncio.ensure_future(extractor.info.remote())
+        while not (await asyncio.wait([info], timeout=NOTICE_SECONDS))[0]:
             _log.warning(
                 "extractor %d is not ready after %s; it wants %g CPU and %g GPU",
                 number,
@@ -135,18 +157,20 @@ class ExtractorGroup:
                 self._spec.num_cpus,
                 self._spec.num_gpus,
             )
-        return answer.result()
+        return info.result()
 
     async def _make(self, epoch: int, key: BlockKey, turn: int) -> MadeBlock:
+        """Make the block whose place in the order is `turn`, in a bounded number of attempts."""
         num_bytes = self._plan.block_bytes[key]
         causes: list[str] = []
         errors_left = MAX_ATTEMPTS
-        # A death may be none of the block's doing, and extractors can die all at once.
+        # An error is most likely the block's own, and would come again. That an extractor dies may
+        # have nothing to do with the block, and all of them can die at once: this allows for more.
         deaths_left = MAX_ATTEMPTS + self._num_first
         while errors_left and deaths_left:
             pin = key in self._plan.budget.pinned
             lease = await self._pool.acquire(turn, num_bytes, pin=pin)
-            # Nothing is fetched here: the receipt is small, and stands for its block.
+            # The stream keeps only refs: it awaits the receipt, which is small, and not the block.
             block: ray.ObjectRef
             receipt_ref: ray.ObjectRef
             block, receipt_ref = lease.extractor.extract.remote(key)
@@ -160,7 +184,7 @@ class ExtractorGroup:
                 else:
                     deaths_left -= 1
                 self._stats.blocks_failed += 1
-                del block, receipt_ref
+                del block, receipt_ref  # what they hold must be freed before the next attempt
                 if isinstance(error, OutOfDiskError | ObjectStoreFullError):
                     await asyncio.sleep(FREEING_SECONDS)
                 self._pool.free(lease)
@@ -177,18 +201,20 @@ class ExtractorGroup:
         )
 
     def _after_failure(self, lease: Lease[ActorHandle], error: RayError) -> None:
-        """An extractor that raised goes on; one that died is replaced, once."""
+        """Give the extractor its next block if it raised an error; replace it if it died."""
         if isinstance(error, RayTaskError):
             self._pool.done(lease)
-        elif self._pool.remove(lease.extractor):
+        elif self._pool.remove(lease.extractor):  # False if another of its calls came here first
             self._replace()
 
     def _replace(self) -> None:
-        task = asyncio.create_task(self._start_again())
+        """Start an extractor in the background, in the place of one that was lost."""
+        task = asyncio.create_task(self._start_replacement())
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
 
-    async def _start_again(self) -> None:
+    async def _start_replacement(self) -> None:
+        """Start an extractor; if none can be started, let all that wait for one fail."""
         try:
             await self.add_extractor()
         except StreamError as error:

@@ -35,12 +35,13 @@ from bertvision_stream.utils.errors import StreamError
 from bertvision_stream.utils.log import show_progress
 from bertvision_stream.utils.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
 
-# For workers on a CPU, where a step is many short parallel loops and large short-lived gradients.
+# The environment of workers on a CPU, where a step consists of many short parallel loops and
+# allocates large gradients for a short time.
 WORKER_ENVIRONMENT = {
     **TORCH_ENVIRONMENT,
     **SHARED_CORES,
-    # Keep freed memory: otherwise the gradient of the word embeddings is mapped anew, page by page,
-    # in each step (1.15 times the time).
+    # Let the process keep freed memory. Otherwise the operating system maps the gradient of the
+    # word embeddings anew in each step, page by page, and a step takes 1.15 times as long.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "MALLOC_TOP_PAD_": "67108864",
@@ -50,10 +51,10 @@ WORKER_ENVIRONMENT = {
 def run_finetune(
     job: PlannedJob, weights: BackboneWeights, options: FinetuneOptions
 ) -> FinetuneResult:
-    """Fine-tune on `finetune.num_workers` workers and evaluate at the end.
+    """Fine-tune on `finetune.num_workers` workers, and evaluate at the end.
 
-    Weights travel through the object store in both directions: no storage has to be shared by
-    nodes.
+    The weights travel through the object store in both directions, so that the nodes need no shared
+    storage.
 
     Args:
         job: The task, with its corpus and the cluster's resources.
@@ -68,7 +69,7 @@ def run_finetune(
     use_gpu = job.cluster.num_gpus > 0
     cpus = 1 if use_gpu else max(1, job.cluster.num_cpus // num_workers)
     with tempfile.TemporaryDirectory(prefix="bertvision-train-") as storage:
-        # mypy sees the arguments of Ray Train's first version.
+        # The cast is for mypy, which knows the parameters of the first version of Ray Train.
         trainer = cast(Any, _QuietTrainer)(
             _worker,
             train_loop_config={
@@ -106,7 +107,7 @@ def run_finetune(
 
 
 class _QuietTrainer(TorchTrainer):
-    """Ray Train's trainer without its detached actor that fails where clusters share a machine."""
+    """Ray Train's trainer without the actor that fails where a machine runs several clusters."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
@@ -114,13 +115,18 @@ class _QuietTrainer(TorchTrainer):
 
 
 def _cause(error: Exception) -> str:
-    """The last line of the first worker's traceback."""
+    """The last line of the traceback of the worker that failed first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else repr(error)
 
 
 def _worker(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Runs in each worker; what the worker of rank 0 returns is the result."""
+    """Fine-tune and evaluate; every worker runs this, and that of rank 0 returns the result.
+
+    Returns:
+        The fine-tuned weights by name, and the validation logits by split; both are empty for all
+        other workers.
+    """
     torch.set_num_threads(config["num_threads"])
     context = ray.train.get_context()
     rank = context.get_world_rank()

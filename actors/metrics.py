@@ -1,23 +1,29 @@
-"""Numbers for Ray's dashboard, Prometheus and Grafana; `docs/grafana.json` shows them all.
+"""What a running stream shows of itself: Ray's metrics, and the progress bar of an epoch.
 
-Each says its unit at the end of its name. Ray serves them on every node, with `ray_` before the
-name and, for what only grows, `_total` after it.
+The metrics are for Ray's dashboard, Prometheus and Grafana; `docs/grafana.json` shows them all. The
+name of each ends with its unit. Ray serves them on every node under `ray_NAME`, and under
+`ray_NAME_total` those that only grow.
 """
 
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from ray.experimental import tqdm_ray
 from ray.util.metrics import Counter, Gauge
 
+from bertvision_stream.stream.blocks import BlockKey
+from bertvision_stream.stream.plan import StreamPlan
 from bertvision_stream.stream.stats import StreamStats
 
-# Metrics are told so often, and not with each block. Ray passes on every ten seconds what it was
-# told since, and forgets a gauge of which it heard nothing for twenty.
+# The time between two updates of the metrics, which are not updated with each block. More often
+# would show no more: Ray exports them every ten seconds. It drops a gauge that was not set for
+# twenty seconds, so that longer pauses would leave gaps.
 PUBLISH_SECONDS = 5.0
 
 STREAM_TAGS = ("task", "run")
-"""The run is named as its actors are, say `cola-1f2e3d`."""
+"""The tags of every metric; the run is named as its actors are, for example `cola-1f2e3d`."""
 HEAD_TAGS = (*STREAM_TAGS, "head")
 
 COUNTERS = {
@@ -41,8 +47,8 @@ HEAD_GAUGES = {
 }
 
 
-def totals(stats: StreamStats) -> dict[str, float]:
-    """The values of all counters."""
+def counter_values(stats: StreamStats) -> dict[str, float]:
+    """The values of all `COUNTERS`, by name."""
     return {
         "bertvision_extracted_tokens": stats.tokens_extracted,
         "bertvision_extracted_blocks": stats.blocks_extracted,
@@ -52,8 +58,8 @@ def totals(stats: StreamStats) -> dict[str, float]:
     }
 
 
-def levels(stats: StreamStats) -> dict[str, float]:
-    """The values of all gauges of a stream."""
+def gauge_values(stats: StreamStats) -> dict[str, float]:
+    """The values of all `STREAM_GAUGES`, by name."""
     return {
         "bertvision_in_flight_blocks": stats.held_blocks - stats.cached_blocks,
         "bertvision_in_flight_bytes": stats.held_bytes - stats.cache_bytes,
@@ -63,11 +69,12 @@ def levels(stats: StreamStats) -> dict[str, float]:
 
 
 class StreamMetrics:
-    """What a feature stream tells of itself.
+    """The metrics that a feature stream publishes.
 
     Args:
-        tags: Values of `STREAM_TAGS`.
-        stats: Totals at its start, which streams before it have told.
+        tags: The values of `STREAM_TAGS`.
+        stats: The totals when the stream starts. The streams before this one have published them
+            already, so that only what comes on top is added to the counters.
     """
 
     def __init__(self, tags: Mapping[str, str], stats: StreamStats):
@@ -79,24 +86,27 @@ class StreamMetrics:
             name: Gauge(name, text, STREAM_TAGS).set_default_tags(dict(tags))
             for name, text in STREAM_GAUGES.items()
         }
-        self._published = totals(stats)
+        self._published = counter_values(stats)
 
     def publish(self, stats: StreamStats) -> None:
-        """Tell what has been counted since the last time, and what is there now."""
-        now = totals(stats)
+        """Add to the counters what was counted since the last call, and set the gauges."""
+        now = counter_values(stats)
         for name, counter in self._counters.items():
             if now[name] > self._published[name]:
                 counter.inc(now[name] - self._published[name])
-        for name, level in levels(stats).items():
-            self._gauges[name].set(level)
+        for name, value in gauge_values(stats).items():
+            self._gauges[name].set(value)
         self._published = now
 
 
 class HeadMetrics:
-    """What a head trainer tells of itself, in a thread of its own: it may be busy, or wait.
+    """The metrics that a head trainer publishes.
+
+    A thread publishes them: a trainer may be busy for longer than Ray remembers a gauge, and one
+    that waits for a block gets no call in which it could set them.
 
     Args:
-        tags: Values of `STREAM_TAGS`.
+        tags: The values of `STREAM_TAGS`.
     """
 
     def __init__(self, tags: Mapping[str, str]):
@@ -108,17 +118,62 @@ class HeadMetrics:
         threading.Thread(target=self._publish, daemon=True, name="head-metrics").start()
 
     def set_heads(self, names: Iterable[str]) -> None:
-        """These are the heads from now on; new ones have no loss yet."""
+        """Set which heads the trainer holds from now on; a new head has no loss yet."""
         self._losses = {name: self._losses.get(name) for name in names}
 
     def set_losses(self, losses: Mapping[str, float]) -> None:
-        """The losses of all heads by name."""
+        """Set the losses of all heads, by name."""
         self._losses = dict(losses)
 
     def _publish(self) -> None:
+        """Set the gauges again and again, for as long as the process lives."""
         while True:
+            # The setters replace the whole dictionary, so that this thread needs no lock.
             losses = self._losses
             self._attached.set(len(losses))
             for name, loss in losses.items():
-                self._loss.set(loss, {"head": name})  # None is not told
+                self._loss.set(loss, {"head": name})  # Ray ignores None
             time.sleep(PUBLISH_SECONDS)
+
+
+class Progress:
+    """The progress bar of one epoch, which Ray draws on the driver's console.
+
+    Args:
+        plan: The blocks of the epoch.
+        epoch: The epoch, counted from 0.
+        stats: The totals of the stream, which the bar reads while they grow.
+        shown: Whether to draw the bar.
+    """
+
+    def __init__(self, plan: StreamPlan, epoch: int, stats: StreamStats, *, shown: bool):
+        self._plan = plan
+        self._stats = stats
+        self._start = time.perf_counter()
+        self._tokens = 0
+        self._at_start = (stats.tokens_extracted, stats.train_wait_seconds)
+        self._title = f"epoch {epoch + 1}/{plan.num_epochs}"
+        total = sum(plan.block_tokens[key] for key in plan.sequence(epoch))
+        self._bar: Any = (
+            tqdm_ray.tqdm(desc=self._title, total=total, unit="tokens") if shown else None
+        )
+
+    def advance(self, key: BlockKey, loss: float) -> None:
+        """Count one more consumed block, and show the loss and the rates so far."""
+        self._tokens += self._plan.block_tokens[key]
+        if self._bar is None:
+            return
+        seconds = time.perf_counter() - self._start
+        tokens, waited = self._at_start
+        self._bar.set_description(
+            f"{self._title} · loss {loss:.3f} · extracted "
+            f"{(self._stats.tokens_extracted - tokens) / seconds:,.0f} tok/s · trained "
+            f"{self._tokens / seconds:,.0f} tok/s · trainer waits "
+            f"{(self._stats.train_wait_seconds - waited) / seconds:.0%}"
+        )
+        self._bar.update(self._plan.block_tokens[key])
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,13 +1,13 @@
-"""All that this project uses of Ray beyond its public interface, in one place.
+"""All that this project uses of Ray beyond its public interface.
 
-Each function says what it is for and what happens without it: no run depends on any of them. When
-an upgrade of Ray takes one away, `tests/actors/test_ray_private.py` fails and names it.
+Each function says what it is for, and what happens where a version of Ray does not have it: no run
+depends on any of them. When an upgrade of Ray takes one away, `tests/actors/test_ray_private.py`
+fails and names it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -15,32 +15,33 @@ from typing import Any
 import ray
 
 from bertvision_stream.stream.stats import StoreStats
-
-_log = logging.getLogger("bertvision_stream")
+from bertvision_stream.utils.log import log
 
 OWN_CLUSTER = {
     "automatic_object_spilling_enabled": False,
     "local_fs_capacity_threshold": 0.0,
     "free_objects_period_milliseconds": 50,
-    # The trials of a search take no CPU; Ray warns of more than four processes for each of these.
+    # Ray warns when there are more than four times as many worker processes as this, by default the
+    # number of cores. The trials of a search are processes too, but take no CPU.
     "worker_maximum_startup_concurrency": 16,
-    # The GCS remembers this many calls for the dashboard. By default it is a hundred thousand, at
-    # 3 KiB each: it grew with every block, up to 300 MiB.
+    # Ray's control service remembers this many calls for the dashboard. By default they are a
+    # hundred thousand at 3 KiB each, so that it would grow with every block, up to 300 MiB.
     "task_events_max_num_task_in_gcs": 1000,
 }
 """The `_system_config` of a cluster that we start.
 
-A full object store is an error and never a file, and a freed block is gone in 0.05 s and not in
-0.8 s. Without it a full store spills to disk: the run says so, by the counters of `store_counters`.
+With it a full object store is an error and never writes files, and a freed block is gone in 0.05 s
+and not in 0.8 s. Without it a full store spills to disk, and the run says so: `store_counters`
+counts it.
 """
 
 
 @contextlib.contextmanager
 def servers_on_loopback() -> Iterator[None]:
-    """While it lasts, `ray.init` starts servers that listen on 127.0.0.1 alone.
+    """Within this context `ray.init` starts servers that listen on 127.0.0.1 alone.
 
-    Ray does so by itself on a Mac and on Windows; on Linux only its dashboard does. Without this
-    they listen on all addresses of the machine.
+    Ray does so by itself on macOS and on Windows; on Linux only its dashboard does. Without this
+    the servers listen on all addresses of the machine.
     """
     try:
         from ray._private import ray_constants
@@ -56,7 +57,7 @@ def servers_on_loopback() -> Iterator[None]:
 
 
 def dashboard_wants_token() -> bool:
-    """Whether the dashboard asks for a token; without this, nothing is said of the token."""
+    """Whether the dashboard asks for a token; without this, no message mentions the token."""
     try:
         from ray._private.authentication.authentication_utils import is_token_auth_enabled
     except ImportError:
@@ -65,14 +66,14 @@ def dashboard_wants_token() -> bool:
 
 
 def store_counters() -> StoreStats:
-    """Counters of all nodes' object stores: what went to disk since they started, and is held.
+    """The counters of the object stores of all nodes together.
 
     Without this the run warns that it cannot know whether hidden states went to disk.
     """
     try:
         from ray._private.internal_api import get_memory_info_reply, get_state_from_address
     except ImportError:
-        _log.warning("this version of Ray does not tell what its object stores wrote to disk")
+        log.warning("this version of Ray does not tell what its object stores wrote to disk")
         return StoreStats(0, 0, 0)
     state = get_state_from_address(ray.get_runtime_context().gcs_address)
     stats = get_memory_info_reply(state).store_stats
@@ -84,9 +85,10 @@ def store_counters() -> StoreStats:
 
 
 def resources_of_this_machine() -> dict[str, float]:
-    """What Ray would make of this machine, without starting it: for `mode=plan`.
+    """The resources that Ray would find on this machine, without starting Ray; for `mode=plan`.
 
-    Without this, the cores that the process may use, no GPU, and 30 % of the memory as the store.
+    Without this, they are the cores that the process may use, no GPU, and 30 % of the memory as the
+    object store.
     """
     try:
         from ray._private.resource_and_label_spec import ResourceAndLabelSpec
@@ -99,10 +101,14 @@ def resources_of_this_machine() -> dict[str, float]:
 
 
 def without_group_cleaner(callbacks: list[Any]) -> list[Any]:
-    """The callbacks of Ray Train without its detached actor that cleans up after a crash.
+    """The callbacks of Ray Train without the one that starts a cleaner of placement groups.
 
-    Our placement groups go with their job in any case, and that actor cannot find its cluster
-    where a machine runs several: it then fails loudly. With it, a run prints these failures.
+    That cleaner is a detached actor for jobs that crash. Ray removes our placement groups with
+    their job in any case, and where a machine runs several clusters the cleaner cannot find its
+    own. Without this, a run there prints the failures of the cleaner.
+
+    Args:
+        callbacks: The default callbacks of a trainer.
     """
     try:
         from ray.train.v2._internal.callbacks.placement_group_callback import (
@@ -115,9 +121,10 @@ def without_group_cleaner(callbacks: list[Any]) -> list[Any]:
 
 @contextlib.contextmanager
 def no_coordinator_left() -> Iterator[None]:
-    """Ends the detached actor for clusters that grow, which Ray Train leaves behind in a cluster.
+    """End the actor for clusters that grow, which Ray Train starts and leaves behind.
 
-    Only one that was not there before. Without this, each run leaves an idle process behind.
+    An actor that was there before stays, as another run may use it. Without this, a run leaves an
+    idle process behind in the cluster that it has joined.
     """
     before = _coordinator()
     try:
@@ -128,6 +135,7 @@ def no_coordinator_left() -> Iterator[None]:
 
 
 def _coordinator() -> Any:
+    """Ray's actor for clusters that grow; None where there is none."""
     with contextlib.suppress(ValueError):  # there is none
         return ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
     return None

@@ -1,34 +1,62 @@
-"""What actors tell each other besides blocks: small frozen records, no tensor, no torch."""
+"""What actors send to each other besides blocks, and what Ray's errors mean to a stream.
 
-from collections.abc import Mapping
+The records are small and frozen, and hold no tensor: the feature stream reads them without torch.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ray
+from ray.exceptions import (
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
+from bertvision_stream.stream.blocks import BlockKey
 from bertvision_stream.stream.plan import DeliveryStatus
 from bertvision_stream.stream.stats import DeviceInfo, StreamStats
 from bertvision_stream.training.records import EpochRecord
+from bertvision_stream.utils.errors import StreamError, TrainerLostError
 
 if TYPE_CHECKING:
     import torch
 
+# The bound on every retry: of a block, of the start of an extractor, of the deliveries from one
+# position, and of an epoch. A cause that lasts is reported then, instead of being tried for ever.
+MAX_ATTEMPTS = 3
+
 
 @dataclass(frozen=True)
 class BlockReceipt:
-    """Comes with a block, and is small: the block is made. Fetching it raises where it is not."""
+    """An extractor returns it beside a block, to say that the block is made.
+
+    The stream awaits the receipt, which is small, and so never fetches the block itself. Where the
+    block could not be made, awaiting the receipt raises the error.
+
+    Attributes:
+        seconds: The time that the extractor was busy with the block.
+    """
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class DeliveryReply:
-    """The answer to a delivery.
+    """A trainer's reply to the delivery of a block.
 
-    `wait_seconds` is how long the trainer had nothing to do before it.
+    Attributes:
+        status: What the trainer did with the block.
+        mean_loss: The mean, over its heads, of their training losses in the epoch so far.
+        busy_seconds: The time that the trainer worked on the block.
+        wait_seconds: The time that the trainer had nothing to do before the delivery.
     """
 
-    reception: DeliveryStatus
+    status: DeliveryStatus
     mean_loss: float
     busy_seconds: float
     wait_seconds: float
@@ -36,7 +64,12 @@ class DeliveryReply:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """Records of the heads that trained in an epoch (None: it failed), and who goes on."""
+    """What a trainer reports at the end of an epoch.
+
+    Attributes:
+        records: The record of each head that trained in the epoch, by name; None where it diverged.
+        active: The names of the heads that train in the next epoch too.
+    """
 
     records: Mapping[str, EpochRecord | None]
     active: frozenset[str]
@@ -44,15 +77,64 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What each trainer reports at the end of an epoch, and the stream's totals so far."""
+    """What the feature stream reports at the end of an epoch.
+
+    Attributes:
+        ends: The report of each trainer, in the order of the trainers.
+        stats: The totals of the stream so far.
+    """
 
     ends: tuple[EpochEnd, ...]
     stats: StreamStats
 
 
 def device_info(device: "torch.device", dtype: "torch.dtype") -> DeviceInfo:
-    """Returns what the actor that calls this runs on."""
+    """What the actor that calls this runs on."""
     name = "bf16" if str(dtype) == "torch.bfloat16" else "fp32"
     node = ray.get_runtime_context().get_node_id()
     resources = next(n["Resources"] for n in ray.nodes() if n["NodeID"] == node)
     return DeviceInfo(device.type, name, node, int(resources["object_store_memory"]))
+
+
+class LostBlockError(Exception):
+    """A trainer could not read a block, or got it out of order.
+
+    The stream answers it by asking the trainers for their positions and delivering again from the
+    earliest of them.
+    """
+
+
+def delivery_fault(keys: Sequence[BlockKey], error: BaseException) -> Exception:
+    """The exception that tells the stream what a failed delivery means.
+
+    Args:
+        keys: The blocks that were delivered together.
+        error: What the trainer's call raised in place of its replies.
+
+    Returns:
+        A `LostBlockError` where a block was lost with its node, a `TrainerLostError` where the
+        trainer died, and a `StreamError` where the trainer itself failed.
+    """
+    among = f"block {keys[0]}" if len(keys) == 1 else f"one of {', '.join(map(str, keys))}"
+    if isinstance(error, ObjectLostError):
+        return LostBlockError(f"{among} was lost with its node")
+    if isinstance(error, RayActorError):
+        return TrainerLostError(f"a head trainer was lost at {among}: {cause_of(error)}")
+    cause = cause_of(error) if isinstance(error, RayError) else repr(error)
+    return StreamError(f"a head trainer failed on {among}: {cause}")
+
+
+def cause_of(error: RayError) -> str:
+    """The cause of an error of Ray's, in one line.
+
+    Ray's errors carry whole tracebacks, and their last line says what happened.
+    """
+    if isinstance(error, OutOfDiskError | ObjectStoreFullError):
+        # Ray speaks of a full disk here even where spilling to disk is switched off.
+        return (
+            "Ray's object store is full; lower stream.budget or extract.block_tokens, or give Ray "
+            "a larger object store"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else repr(error)
+    return last if isinstance(error, RayTaskError) else f"{type(error).__name__}: {last}"

@@ -1,6 +1,5 @@
-"""The actors of one stream, and what is done when one of them dies."""
+"""The actors of one stream: how they start, and how the driver replaces those that die."""
 
-import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +13,7 @@ from ray.exceptions import OutOfDiskError, RayActorError, RayTaskError
 
 from actors.cluster import get_with_notice, on_this_node
 from actors.extractor import ExtractorSpec
-from actors.faults import MAX_ATTEMPTS
-from actors.records import EpochEnd, EpochReport
+from actors.records import MAX_ATTEMPTS, EpochEnd, EpochReport
 from actors.stream import FeatureStream
 from actors.trainer import Attachment, TrainerSpec
 from bertvision_stream.models.job import Job
@@ -26,28 +24,35 @@ from bertvision_stream.training.checkpoint import Checkpoint
 from bertvision_stream.training.fit import HeadResult
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.utils.errors import BertvisionError, StreamError, TrainerLostError
-from bertvision_stream.utils.log import show_progress
-
-_log = logging.getLogger("bertvision_stream")
+from bertvision_stream.utils.log import log, show_progress
 
 T = TypeVar("T")
 
 
 class StreamActors:
-    """A feature stream with its extractors, and the trainers that it feeds.
+    """A feature stream with its extractors, and the trainers that it delivers to.
 
-    The driver holds what is needed to go on: the plan, and each trainer's state at the end of the
-    last epoch. A trainer that dies is started again from there, a stream that dies is replaced by
-    one that asks the trainers for their positions.
+    The driver holds what is needed to go on after a fault: the plan, and the state of each trainer
+    at the end of the last epoch. A trainer that dies is started again from that state. A stream
+    that dies is replaced by one that asks the trainers for their positions.
 
     Args:
-        plan: What is delivered, and within which limits.
-        placement: How many extractors there are.
+        plan: The blocks to deliver, their order and the limits.
+        placement: The number of extractors.
         extractors: How to start an extractor.
         trainers: How to start a trainer.
-        heads: The heads by name, for each trainer.
-        checkpoints: Where each trainer resumes; None starts it.
-        stats: The totals so far.
+        heads: What each head is and learns from, by its name, for each trainer.
+        checkpoints: The state from which each trainer goes on; None starts it.
+        stats: The totals of the interrupted run that is resumed.
+
+    Attributes:
+        name: The name of the stream, with which the names of its actors begin.
+        checkpoints: The state of each trainer at the end of the last epoch.
+        stats: The totals at the end of the last epoch.
+        deaths: The actors that died, one sentence each.
+        last_ends: The report of each trainer on the last epoch.
+        trainers: The handles of the trainers.
+        stream: The handle of the feature stream.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class StreamActors:
         self._extractor_spec = extractors
         self._trainer_spec = trainers
         self._heads = [dict(of_trainer) for of_trainer in heads]
-        self._num_trainers = self._num_streams = 0  # started so far, for names
+        self._num_trainers = self._num_streams = 0  # started so far: they make names unique
         self.name = extractors.run
         self.checkpoints = checkpoints
         self.stats = stats
@@ -76,12 +81,16 @@ class StreamActors:
         self.stream = self._start_stream()
 
     def ready(self) -> tuple[DeviceInfo, DeviceInfo]:
-        """What extractors and trainers run on, once all are ready.
+        """Wait until all actors are ready.
+
+        Returns:
+            What the extractors run on, and what the trainers run on.
 
         Raises:
             StreamError: One of them could not be started.
         """
-        started = self.stream.start.remote()  # it speaks of extractors that wait
+        # The stream itself warns of extractors that wait for resources; trainers are up to us.
+        started = self.stream.start.remote()
         wanted = f"a head trainer ({self._trainer_spec.num_gpus:g} GPU)"
         infos = [trainer.info.remote() for trainer in self.trainers]
         with _our_errors():
@@ -90,10 +99,13 @@ class StreamActors:
         return extractor, trainer
 
     def run_epoch(self, epoch: int, last_epoch: int) -> None:
-        """Run one epoch, whatever dies, in bounded attempts.
+        """Run one epoch, again if an actor dies, in a bounded number of attempts.
 
-        Leaves its reports in `last_ends` and the trainers' states in `checkpoints`, in the order
-        of the trainers.
+        The reports of the trainers are then in `last_ends`, and their states in `checkpoints`.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            last_epoch: The last epoch that blocks may be made for ahead of time.
 
         Raises:
             StreamError: A block could not be made, or an actor died again and again.
@@ -108,11 +120,11 @@ class StreamActors:
         self.retry_on_death(run, f"epoch {epoch + 1}")
 
     def update(self, attach: Mapping[str, Attachment], detach: Sequence[str]) -> None:
-        """Let heads come and go, between two epochs; a new one goes where the fewest are.
+        """Add and remove heads, between two epochs; a new head goes to the trainer with the fewest.
 
         Args:
-            attach: The new heads by name; a head of the same name is replaced.
-            detach: The names of the heads to let go.
+            attach: The heads to add by name; a head of the same name is replaced.
+            detach: The names of the heads to remove.
 
         Raises:
             StreamError: A trainer died again and again.
@@ -135,7 +147,11 @@ class StreamActors:
         self.retry_on_death(apply, "a change of heads")
 
     def results(self) -> list[tuple[dict[str, HeadResult], dict[str, np.ndarray]]]:
-        """Of each trainer: every head's result by name, and BERT's validation logits by split.
+        """The results of all epochs.
+
+        Returns:
+            For each trainer the result of each head by name, and BERT's own validation logits by
+            split.
 
         Raises:
             StreamError: An actor died again and again.
@@ -145,7 +161,15 @@ class StreamActors:
         )
 
     def retry_on_death(self, action: Callable[[], T], what: str) -> T:
-        """Do it, and again with new actors where one dies, in bounded attempts."""
+        """Do something with the actors; where one dies, replace it and do it again.
+
+        Args:
+            action: What to do; it may be called several times.
+            what: What that is, as the message of the error names it.
+
+        Raises:
+            StreamError: An actor died more than `MAX_ATTEMPTS` times.
+        """
         deaths: list[str] = []
         while True:
             try:
@@ -159,30 +183,33 @@ class StreamActors:
                     f"from them."
                 )
             self.deaths.append(deaths[-1])
-            _log.warning("%s; what was lost is started again", deaths[-1])
+            log.warning("%s; what was lost is started again", deaths[-1])
             self._revive()
 
     def call(self, *refs: ray.ObjectRef) -> list[Any]:
-        """Wait for answers.
+        """Wait for what actors return.
+
+        Args:
+            refs: The refs that calls of their methods have returned.
 
         Raises:
-            BertvisionError: What an actor raised of ours.
-            StreamError: What else it raised.
-            RayActorError: It died.
+            BertvisionError: The actor raised an error of ours, which is raised as it is.
+            StreamError: The actor raised any other error.
+            RayActorError: The actor died.
         """
         with _our_errors():
             return list(ray.get(list(refs)))
 
     def stop(self) -> None:
-        """End all actors; extractors are the stream's own and end with it."""
+        """End all actors; the stream owns its extractors, which end with it."""
         for actor in (self.stream, *self.trainers):
             ray.kill(actor)
 
     def _revive(self) -> None:
-        """Start again whatever does not answer."""
+        """Replace the actors that no longer respond."""
         for i, trainer in enumerate(self.trainers):
             if not _alive(trainer.position.remote()):
-                ray.kill(trainer)
+                ray.kill(trainer)  # one that was only out of reach must not come back
                 self.trainers[i] = self._start_trainer(i)
         if _alive(self.stream.stats.remote()):
             self.call(self.stream.set_trainers.remote(self.trainers))
@@ -192,11 +219,13 @@ class StreamActors:
             self.call(self.stream.start.remote())
 
     def _start_trainer(self, i: int) -> ActorHandle:
+        """Start trainer `i` from its last checkpoint."""
         self._num_trainers += 1
         return self._trainer_spec.start(self._num_trainers - 1, self._heads[i], self.checkpoints[i])
 
     def _start_stream(self) -> Any:
-        # Extractors of a dead stream may be about to end, and names are unique.
+        """Start a stream that delivers to the trainers; `start` then starts its extractors."""
+        # The extractors of a dead stream may still be ending, and Ray refuses a name that is taken.
         again = f"-again-{self._num_streams}" if self._num_streams else ""
         self._num_streams += 1
         spec = replace(self._extractor_spec, run=f"{self.name}{again}")
@@ -225,15 +254,15 @@ def start_stream_actors(
 
     Args:
         job: The task, ready to have heads trained on it.
-        heads: The heads by name, for each trainer.
-        checkpoint: Where the only trainer resumes; None starts the trainers.
+        heads: What each head is and learns from, by its name, for each trainer.
+        checkpoint: The state from which every trainer goes on; None starts the trainers.
         stats: The totals of the interrupted run that is resumed.
 
     Raises:
         StreamError: Tokens or weights do not fit into the object store.
     """
     settings, task, placement = job.settings, job.task, job.placement
-    run = f"{task.name}-{uuid.uuid4().hex[:6]}"  # names of actors are unique in a job
+    run = f"{task.name}-{uuid.uuid4().hex[:6]}"  # as the names of actors must be unique
     corpus = put("the corpus", job.corpus)
     return StreamActors(
         job.plan,
@@ -266,7 +295,11 @@ def start_stream_actors(
 
 
 def put(what: str, value: object) -> ray.ObjectRef:
-    """`ray.put` that says what did not fit.
+    """Call `ray.put`, with an error that says what did not fit.
+
+    Args:
+        what: What the value is, as the message names it.
+        value: What is put into the object store.
 
     Raises:
         StreamError: The object store is full.
@@ -282,7 +315,7 @@ def put(what: str, value: object) -> ray.ObjectRef:
 
 @contextmanager
 def _our_errors() -> Iterator[None]:
-    """What an actor raised of ours is raised as such."""
+    """Raise an error of ours that an actor raised as it is, and any other as a `StreamError`."""
     try:
         yield
     except RayTaskError as error:
@@ -291,9 +324,10 @@ def _our_errors() -> Iterator[None]:
         raise StreamError(f"an actor failed: {error}") from error
 
 
-def _alive(answer: ray.ObjectRef) -> bool:
+def _alive(ref: ray.ObjectRef) -> bool:
+    """Whether the actor that was called for `ref` lives long enough to return it."""
     try:
-        ray.get(answer)
+        ray.get(ref)
     except RayActorError:
         return False
     return True

@@ -128,14 +128,14 @@ class Trainer(Actor):
         return [self._consume(position, key) for position, key in deliveries]
 
     def _consume(self, position: Position, key: BlockKey) -> DeliveryReply:
-        reception = DeliveryStatus.CONSUMED
+        status = DeliveryStatus.CONSUMED
         if position != self.at:
             early = position > self.at
-            reception = DeliveryStatus.TOO_EARLY if early else DeliveryStatus.DUPLICATE
+            status = DeliveryStatus.TOO_EARLY if early else DeliveryStatus.DUPLICATE
         else:
             self.at = position.next
             self.consumed.append(key)
-        return DeliveryReply(reception, 0.0, 0.0, 0.0)
+        return DeliveryReply(status, 0.0, 0.0, 0.0)
 
     def _end_epoch(self, epoch: int) -> EpochEnd:
         end = Position(epoch, len(self.world.plan.block_bytes))
@@ -225,7 +225,7 @@ class World:
 
     def kill_stream(self) -> None:
         """With its refs, its extractors, and the deliveries that nobody has looked at."""
-        for task in asyncio.all_tasks() - {asyncio.current_task(), self._crew}:
+        for task in asyncio.all_tasks() - {asyncio.current_task(), self._driver}:
             task.cancel()
         self.blocks.clear()
         for actor in [*self.extractors, *self.trainers]:
@@ -249,14 +249,14 @@ class World:
     async def _run(
         self, faults: list[Callable[[World], None]], deaths: float, errors: float
     ) -> None:
-        self._crew = asyncio.create_task(self._all_epochs())
+        self._driver = asyncio.create_task(self._all_epochs())
         num_steps = len(self.plan.block_bytes) * NUM_EPOCHS
         planned = {self.random.randrange(5, num_steps): fault for fault in faults}
         for step in range(100 * num_steps):
             await self._settle()
             self._check_bytes()
-            if self._crew.done():
-                return self._crew.result()
+            if self._driver.done():
+                return self._driver.result()
             if step in planned:
                 planned[step](self)
                 continue
@@ -278,7 +278,7 @@ class World:
         """Let every task run until it waits, or most of them."""
         for turn in range(1000):
             await asyncio.sleep(0)
-            if turn > 10 and (self._able() or self._crew.done()):
+            if turn > 10 and (self._able() or self._driver.done()):
                 return
 
     def _check_bytes(self) -> None:

@@ -75,7 +75,7 @@ def recording_trainer(
         seconds: Added to each delivery, for a run long enough to be disturbed from outside.
     """
     victims, pids_of = kills or {}, living
-    consumed_word = DeliveryStatus.CONSUMED
+    consumed_status = DeliveryStatus.CONSUMED
 
     class RecordingTrainer(HeadTrainer):
         def consume(
@@ -90,12 +90,12 @@ def recording_trainer(
                     file.write(f"{line}\n")
                 for pid in [os.getpid()] if name == "self" else pids_of(name):
                     os.kill(pid, signal.SIGKILL)
-            ack = super().consume(position, key, encoded)
-            if ack.reception == consumed_word:
+            reply = super().consume(position, key, encoded)
+            if reply.status == consumed_status:
                 with (folder / "consumed").open("a") as file:
                     rows = self._training.corpus.block(key).example_ids.tolist()
                     file.write(json.dumps([position.epoch, key.split, rows]) + "\n")
-            return ack
+            return reply
 
     return RecordingTrainer
 

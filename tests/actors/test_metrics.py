@@ -31,8 +31,8 @@ from actors.metrics import (
     HEAD_TAGS,
     STREAM_GAUGES,
     STREAM_TAGS,
-    levels,
-    totals,
+    counter_values,
+    gauge_values,
 )
 from actors.stream_actors import start_stream_actors
 from bertvision_stream.models.backbone import BackboneWeights
@@ -51,8 +51,8 @@ UNITS = ("tokens", "blocks", "bytes", "seconds", "heads", "loss")
 
 def test_every_metric_has_a_value_and_its_unit_in_its_name():
     stats = StreamStats()
-    assert totals(stats).keys() == COUNTERS.keys()
-    assert levels(stats).keys() == STREAM_GAUGES.keys()
+    assert counter_values(stats).keys() == COUNTERS.keys()
+    assert gauge_values(stats).keys() == STREAM_GAUGES.keys()
     for name in (*COUNTERS, *STREAM_GAUGES, *HEAD_GAUGES):
         assert name.endswith(UNITS), name
 
@@ -62,13 +62,13 @@ def test_blocks_in_flight_and_cached():
     for num_bytes in (10, 20, 30):
         stats.hold(num_bytes)
     stats.keep(20)
-    assert list(levels(stats).values()) == [2, 40, 1, 20]
+    assert list(gauge_values(stats).values()) == [2, 40, 1, 20]
     stats.drop(10, kept=False)
     stats.drop(20, kept=True)
-    assert list(levels(stats).values()) == [1, 30, 0, 0]
+    assert list(gauge_values(stats).values()) == [1, 30, 0, 0]
     assert stats.peak_bytes == 60
     stats.reset_held_blocks()
-    assert list(levels(stats).values()) == [0, 0, 0, 0]
+    assert list(gauge_values(stats).values()) == [0, 0, 0, 0]
 
 
 def test_idleness_is_summed_over_all_who_are_idle():
@@ -176,8 +176,8 @@ def test_metrics_of_a_real_stream(
         assert stats.cached_blocks > 0
         run = frozenset({"task": TASK.name, "run": stream_actors.name}.items())
         expected = {
-            **{f"ray_{name}_total": {run: value} for name, value in totals(stats).items()},
-            **{f"ray_{name}": {run: value} for name, value in levels(stats).items()},
+            **{f"ray_{name}_total": {run: value} for name, value in counter_values(stats).items()},
+            **{f"ray_{name}": {run: value} for name, value in gauge_values(stats).items()},
             "ray_bertvision_attached_heads": {run: 1},
             "ray_bertvision_head_loss": {run | {("head", "stays")}: records["stays"].loss},
         }
