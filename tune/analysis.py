@@ -3,7 +3,7 @@
     python -m tune.analysis outputs/cola/20261123-171336
 
 prints the table of trials and the best one, and writes `trials.csv` and plots into that folder.
-Needs no Ray cluster. Tune's experiment state holds pickles: read only folders that you trust.
+It needs no Ray cluster. Tune's experiment state holds pickles: read only folders that you trust.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ _USAGE = "usage: python -m tune.analysis PATH, the folder of a search (outputs/T
 
 
 def trial_table(search: Search) -> pd.DataFrame:
-    """A row a trial, the best first, those that diverged or failed last.
+    """The trials as a table: a row for each, the best first, those that diverged or failed last.
 
-    Columns: `trial`, `status`, `score`, `epochs`, `seconds`, the searched keys, what was reported
-    after the last epoch (`loss`, `validation_loss`, `<split>_<metric>`), `trial_id`, `failure`.
+    The columns are `trial`, `status`, `score`, `epochs`, `seconds`, the searched keys, what was
+    reported after the last epoch (`loss`, `validation_loss`, `<split>_<metric>`), `trial_id` and
+    `failure`.
     """
     import pandas as pd
 
@@ -47,7 +48,7 @@ def trial_table(search: Search) -> pd.DataFrame:
             "epochs": trial.epochs,
             "seconds": trial.seconds,
             **{key: trial.config.get(key) for key in search.keys},
-            **{name: trial._last(name) for name in reported},
+            **{name: trial.last(name) for name in reported},
             "trial_id": trial.trial_id,
             FAILURE: trial.failure,
         }
@@ -57,7 +58,7 @@ def trial_table(search: Search) -> pd.DataFrame:
 
 
 def render_trials(search: Search) -> str:
-    """The table of trials for a console, the best trial, and why others are out."""
+    """Text for a console: the table of trials, why some failed, the best trial and the rule."""
     titles = ["trial", "status", SCORE, "epochs", "time", *search.keys]
     rows = [
         [
@@ -83,15 +84,19 @@ def render_trials(search: Search) -> str:
 
 
 def write_analysis(search: Search, folder: Path) -> list[Path]:
-    """Writes `trials.csv` and `plots/*.png`.
+    """Write `trials.csv` and `plots/*.png`.
+
+    Args:
+        search: The search.
+        folder: The folder that the files are written into.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         ConfigError: `folder` cannot be written.
     """
-    from tune.plots import write_plots
+    from tune.plots import write_plots  # imported late: matplotlib takes a while to load
 
     table = folder / "trials.csv"
     try:
@@ -102,7 +107,10 @@ def write_analysis(search: Search, folder: Path) -> list[Path]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line.
+    """Run the command.
+
+    Args:
+        argv: The arguments of the command: the folder of a search.
 
     Returns:
         The exit code: 0, 1 (there is no best trial) or 2 (there is no search to read).
@@ -125,6 +133,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _verdict(search: Search) -> str:
+    """A sentence that names the best trial, or says why there is none."""
     try:
         best = best_trial(search)
     except SearchError as error:
@@ -134,12 +143,14 @@ def _verdict(search: Search) -> str:
 
 
 def _ranked(search: Search) -> list[Trial]:
+    """The trials from the best to the worst, those that cannot be the best last."""
     return sorted(
         search.trials, key=lambda t: (not t.is_eligible, -t.score if t.is_eligible else 0, t.number)
     )
 
 
 def _short(value: object) -> str:
+    """A sampled value in few characters."""
     return f"{value:.3g}" if isinstance(value, float) else show(value)
 
 

@@ -1,4 +1,4 @@
-"""The search over the partial fine-tuning itself (BERTVision's `models.hypersearch`)."""
+"""The search over the partial fine-tuning itself, as in BERTVision's `models.hypersearch`."""
 
 import time
 from dataclasses import fields, replace
@@ -20,14 +20,15 @@ from tune.trial_results import SCORE
 
 
 def search_backbones(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
-    """Run the trials of `search.target=backbone`: each fine-tunes, and reports BERT's score.
+    """Run the trials of `search.target=backbone`, each of which is a fine-tuning.
 
-    Every fine-tuning is kept beside the results, and the best one is found again by the training
-    that follows. One runs for each set of GPUs that `finetune.num_workers` want; on CPUs one at a
-    time, as it takes all cores.
+    A trial reports the scores of BERT's own classifier. Every fine-tuned backbone is kept beside
+    the results, so that the training that follows finds the best one again. There are as many
+    trials at a time as the GPUs suffice for, with `finetune.num_workers` for each; on CPUs there is
+    one, as it takes all cores.
 
     Args:
-        job: The task.
+        job: The task, whose backbone is not fine-tuned.
         folder: The folder of the run.
         resume: Whether to resume an interrupted search.
 
@@ -37,12 +38,12 @@ def search_backbones(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
     """
     start = time.perf_counter()
     settings = job.settings
-    check_num_workers(settings.finetune.num_workers, job.cluster)  # now, and not in each trial
+    check_num_workers(settings.finetune.num_workers, job.cluster)  # once, and not in each trial
     asked = settings.search.max_concurrent
     room = max(1, job.cluster.num_gpus // settings.finetune.num_workers)
     at_once = min(room if asked == "auto" else asked, settings.search.num_trials)
     log.info("search: %d fine-tunings, %d at a time", settings.search.num_trials, at_once)
-    # A trial runs in a folder of its own.
+    # A trial runs in a folder of its own, where relative paths would point elsewhere.
     local = Path(job.source)
     planned = PlannedJob(
         **{field.name: getattr(job, field.name) for field in fields(PlannedJob)}
@@ -63,7 +64,7 @@ def search_backbones(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
 
 
 def _fine_tune(config: dict[str, Any], *, job: PlannedJob) -> None:
-    """One trial."""
+    """Run one trial: fine-tune with the sampled values, and report the scores."""
     trial = replace(job, settings=trial_settings(job.settings, config))
     backbone = prepare_backbone(trial, run_finetune, reuse=True)
     scores = {

@@ -25,18 +25,22 @@ from bertvision_stream.report.figures import (
 from bertvision_stream.settings.search_dimensions import Choice, Range, show
 from bertvision_stream.utils.errors import SearchError
 from tune.trial_results import SCORE
-from tune.trials import Search, Trial, best_trial
+from tune.trials import FAILED_STATUSES, Search, Trial, best_trial
 
 _COLORS = {"finished": BLUE, "stopped": GREY, "unfinished": ORANGE}
-_LOST, _BEST = RED, YELLOW
+_FAILED, _BEST = RED, YELLOW
 _LABELS = {"stopped": "stopped early", "unfinished": "unfinished", "finished": "finished"}
 
 
 def write_plots(search: Search, folder: Path) -> list[Path]:
-    """Writes all plots into `folder`, which is made.
+    """Write all plots.
+
+    Args:
+        search: The search.
+        folder: The folder that the plots are written into; it is made.
 
     Returns:
-        The files: `hyperparameters.png`, `learning_curves.png`, `best_so_far.png`.
+        The paths of the files: `hyperparameters.png`, `learning_curves.png`, `best_so_far.png`.
     """
     figures = {
         "hyperparameters": draw_hyperparameters(search),
@@ -47,7 +51,10 @@ def write_plots(search: Search, folder: Path) -> list[Path]:
 
 
 def draw_hyperparameters(search: Search) -> Figure:
-    """The score of each trial against each searched key; lost trials on the lower edge."""
+    """Draw the score of each trial over each searched key.
+
+    Trials that diverged or failed have no score, and stand on the lower edge.
+    """
     keys = search.keys
     columns = min(len(keys), 3) or 1
     rows = math.ceil(len(keys) / columns) or 1
@@ -57,7 +64,7 @@ def draw_hyperparameters(search: Search) -> Figure:
     grid = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     best = _best(search)
     for axes, key in zip(grid, keys, strict=False):
-        positions = _place(axes, key, search)
+        positions = _x_positions(axes, key, search)
         for trial in search.trials:
             _mark(axes, positions[trial.number], trial, best=trial is best)
         axes.set_xlabel(key)
@@ -70,7 +77,7 @@ def draw_hyperparameters(search: Search) -> Figure:
 
 
 def draw_learning_curves(search: Search) -> Figure:
-    """Score and validation loss of each trial after each epoch."""
+    """Draw the score and the validation loss of each trial after each epoch."""
     figure = _figure(search, "learning curves", size=(10, 4.2))
     best = _best(search)
     panels = {SCORE: _score_label(search), "validation_loss": "validation loss (mean per example)"}
@@ -88,7 +95,7 @@ def draw_learning_curves(search: Search) -> Figure:
 
 
 def draw_best_so_far(search: Search) -> Figure:
-    """The score of each trial in the order in which they reported last, and the highest so far."""
+    """Draw the score of each trial, in the order of their last reports, and the highest so far."""
     figure = _figure(search, "best so far", size=(8, 4.2))
     axes = figure.subplots()
     best = _best(search)
@@ -109,10 +116,12 @@ def draw_best_so_far(search: Search) -> Figure:
 
 
 def _figure(search: Search, what: str, *, size: tuple[float, float]) -> Figure:
+    """An empty figure with a title; `size` is in inches."""
     return new_figure(f"{search.name}: {what} ({len(search.trials)} trials)", size=size)
 
 
 def _best(search: Search) -> Trial | None:
+    """The best trial; None where there is none."""
     try:
         return best_trial(search)
     except SearchError:
@@ -120,16 +129,20 @@ def _best(search: Search) -> Trial | None:
 
 
 def _score_label(search: Search) -> str:
+    """The label of an axis of scores, which names the metrics that they are the mean of."""
     names = [metric.replace("_", " ") for metric in search.metrics]
     if len(names) == 1:
         return f"score ({names[0]})"
     return "score (mean of\n" + ",\n".join(names) + ")" if names else "score"
 
 
-def _place(axes: Axes, key: str, search: Search) -> dict[int, float]:
-    """Prepares the x axis for a key; returns where each trial stands on it, by number.
+def _x_positions(axes: Axes, key: str, search: Search) -> dict[int, float]:
+    """Prepare the x axis for a searched key.
 
-    A range is drawn to scale, logarithmic where it is searched so. Choices stand side by side.
+    A range is drawn to scale, logarithmic where the search is. Choices stand side by side.
+
+    Returns:
+        The x position of each trial, by the number of the trial.
     """
     dimension = search.space.get(key)
     values: dict[int, Any] = {trial.number: trial.config.get(key) for trial in search.trials}
@@ -148,7 +161,7 @@ def _place(axes: Axes, key: str, search: Search) -> dict[int, float]:
         fontsize=8 if len(places) > 4 else None,
     )
     axes.set_xlim(-0.5, len(places) - 0.5)
-    # Trials of one choice stand a little apart, or they would hide each other.
+    # Trials with the same choice stand a little apart, as they would otherwise hide each other.
     return {
         number: places.get(value, math.nan) + 0.05 * (number % 7 - 3)
         for number, value in values.items()
@@ -156,6 +169,7 @@ def _place(axes: Axes, key: str, search: Search) -> dict[int, float]:
 
 
 def _with_margin(dimension: Range) -> tuple[float, float]:
+    """The limits of an axis for a range, with a margin of 4 % on both sides."""
     low, high = dimension.low, dimension.high
     if dimension.log:
         margin = (high / low) ** 0.04
@@ -165,20 +179,23 @@ def _with_margin(dimension: Range) -> tuple[float, float]:
 
 
 def _mark(axes: Axes, x: float, trial: Trial, *, best: bool) -> None:
-    """One trial as a point; a cross on the lower edge if it is lost."""
+    """Draw a trial as a point; as a cross on the lower edge if it diverged or failed."""
     if trial.is_eligible:
         color = _BEST if best else _COLORS[trial.status]
         marker, size = ("*", 200) if best else ("o", 36)
         axes.scatter(
             x, trial.score, s=size, marker=marker, color=color, edgecolor="black", lw=0.5, zorder=3
         )
-    elif trial.status in ("diverged", "failed"):
+    elif trial.status in FAILED_STATUSES:
         on_edge = axes.get_xaxis_transform()
-        axes.scatter(x, 0.03, s=36, marker="x", color=_LOST, transform=on_edge, zorder=3)
+        axes.scatter(x, 0.03, s=36, marker="x", color=_FAILED, transform=on_edge, zorder=3)
 
 
 def _limit_losses(axes: Axes, losses: Sequence[Any]) -> None:
-    """Fits the axis to the trials in the race: lost ones may leave it, and would flatten them."""
+    """Fit the axis to the losses of the trials that can be the best.
+
+    The losses of trials that diverged may lie outside: they would flatten all other curves.
+    """
     if not losses:
         return
     low, high = min(map(min, losses)), max(map(max, losses))
@@ -191,8 +208,9 @@ def _limit_losses(axes: Axes, losses: Sequence[Any]) -> None:
 
 
 def _curve(axes: Axes, values: Any, trial: Trial, *, best: bool) -> None:
-    lost = trial.status in ("diverged", "failed")
-    color = _LOST if lost else _COLORS.get(trial.status, "black")
+    """Draw the curve of a trial, with a mark at its end."""
+    failed = trial.status in FAILED_STATUSES
+    color = _FAILED if failed else _COLORS.get(trial.status, "black")
     if best:
         axes.plot(values.index, values, color="black", lw=4, zorder=3)
     axes.plot(
@@ -204,7 +222,7 @@ def _curve(axes: Axes, values: Any, trial: Trial, *, best: bool) -> None:
         zorder=4 if best else 2,
     )
     if len(values):
-        marker, size = ("x", 6) if lost else ("*", 13) if best else ("o", 4)
+        marker, size = ("x", 6) if failed else ("*", 13) if best else ("o", 4)
         axes.plot(
             values.index[-1],
             values.iloc[-1],
@@ -217,15 +235,15 @@ def _curve(axes: Axes, values: Any, trial: Trial, *, best: bool) -> None:
 
 
 def _legend(figure: Figure, trials: Sequence[Trial], best: Trial | None, *more: Line2D) -> None:
-    """One legend for all panels, below them: what each mark stands for."""
+    """Draw one legend for all panels, below them, that says what each mark stands for."""
     status = {trial.status for trial in trials}
     handles = [
         Line2D([], [], marker="o", ls="", color=color, mec="black", mew=0.5, label=_LABELS[name])
         for name, color in _COLORS.items()
         if name in status
     ]
-    if lost := " or ".join(name for name in ("diverged", "failed") if name in status):
-        handles.append(Line2D([], [], marker="x", ls="", color=_LOST, label=lost))
+    if failed := " or ".join(name for name in FAILED_STATUSES if name in status):
+        handles.append(Line2D([], [], marker="x", ls="", color=_FAILED, label=failed))
     if best:
         label = f"best: trial {best.number}, {best.score:.4f}"
         handles.append(

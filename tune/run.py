@@ -1,4 +1,4 @@
-"""A whole search: trials, their analysis, and the settings of the training that follows."""
+"""A whole search: its trials, their analysis, and the settings of the training that follows."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from tune.trials import best_trial, read_search
 
 
 def run_search(job: Job, after: TaskSettings, folder: Path, *, resume: bool) -> SearchResult:
-    """Run the trials of `search.*`, write the analysis and pick the best.
+    """Run the trials of a search, write their analysis and pick the best.
 
     Args:
         job: The task, with the rows that a search takes.
-        after: The settings of the training that follows, but for what is searched.
+        after: The settings of the training that follows, without the values that are searched.
         folder: The folder of the run. It gets `tune/`, `trials.csv` and `plots/`.
         resume: Whether to resume an interrupted search.
 
@@ -55,5 +55,7 @@ def run_search(job: Job, after: TaskSettings, folder: Path, *, resume: bool) -> 
     )
     if settings.search.target == "backbone":
         return SearchResult(chosen, chosen, summary)
+    # The seed may be searched too. It is that of the head's initialisation, and must not draw other
+    # rows for the training that follows: that keeps the seed of the run.
     final = after.model_copy(update={"head": chosen.head, "train": chosen.train})
     return SearchResult(final, chosen, summary)

@@ -1,4 +1,4 @@
-"""The search over heads with Ray Tune: one stream feeds the heads of all trials."""
+"""The search over heads with Ray Tune, in which one stream serves the heads of all trials."""
 
 import time
 from concurrent.futures import Future
@@ -31,33 +31,39 @@ from tune.epoch_barrier import EpochBarrier, HeadReport
 from tune.space import make_searcher, tune_domains
 from tune.trial import HeadTrial
 from tune.trial_results import MODE, SCORE, epoch_result
+from tune.trials import read_search
 
+# The folder of Tune's experiment in the folder of the run.
 EXPERIMENT = "tune"
 
-# The share of trials that ASHA lets pass at each rung is one of so many.
+# At each rung ASHA lets one in this many trials go on.
 REDUCTION_FACTOR = 3
 
-# A trial whose process dies goes on from its checkpoint so many times.
+# How often a trial whose process dies is restored from its checkpoint.
 MAX_FAILURES = 3
 
-# Heads that one trainer is given at once, where memory allows more: their products still take less
-# time than one forward pass on the same CPU core (see benchmarks/stacked_heads.py).
+# The most heads that one trainer is given at once, where memory allows more. The matrix products of
+# this many still take less time than one forward pass on the same CPU core (see
+# benchmarks/stacked_heads.py).
 HEADS_PER_TRAINER = 32
 
-# And at least, however little there is to share: fewer leave it idle while trials change places.
+# The fewest heads for one trainer, however little there is to share: with fewer it would be idle
+# while one trial ends and the next one begins.
 LEAST_PER_TRAINER = 4
 
-# What the process of a trial takes to start, on one core: most of it imports Tune.
+# The time that the process of a trial takes to start, on one core; most of it goes into importing
+# Tune.
 START_CORE_SECONDS = 1.4
 
-# Bytes of hidden states a second, whose order of magnitude is enough: what a core or a GPU makes,
-# and what a trainer reads, however many heads it has.
+# Bytes of hidden states a second: what a core or a GPU extracts, and what a trainer reads, however
+# many heads it has. They serve to choose a number of heads, for which orders of magnitude suffice.
 CORE_MAKES, GPU_MAKES, TRAINER_READS = 50e6, 5e9, 2e9
 
-# Of each parameter: itself, its gradient, two moments, the chosen epoch's, two checkpoints.
+# How often each parameter of a head is held in memory: itself, its gradient, the two moments of
+# AdamW, the weights of the chosen epoch, and two checkpoints.
 COPIES = 7
 
-# Share of a machine's memory that heads of `search.max_concurrent=auto` may take.
+# The share of the cluster's memory that heads may take with `search.max_concurrent=auto`.
 MEMORY_SHARE = 0.25
 
 
@@ -65,13 +71,15 @@ MEMORY_SHARE = 0.25
 class SearchOutcome:
     """What a search leaves behind, beside Tune's folder.
 
+    A search over backbones has no stream of its own, and leaves the last four at 0.
+
     Attributes:
-        seconds: Wall time.
-        max_concurrent: Trials at once.
-        epochs: Epochs that the stream ran for all trials together.
-        tokens_extracted: Tokens of the blocks that it made.
-        blocks_extracted: Blocks made.
-        blocks_from_cache: Blocks delivered without making them again.
+        seconds: The wall time.
+        max_concurrent: The most trials that ran at once.
+        epochs: The epochs that the stream ran for all trials together.
+        tokens_extracted: The tokens of the blocks that were extracted.
+        blocks_extracted: The blocks that were extracted.
+        blocks_from_cache: The blocks that were delivered from the cache.
     """
 
     seconds: float
@@ -83,19 +91,19 @@ class SearchOutcome:
 
 
 def search_heads(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
-    """Run the trials of `search.*`; `tune.analysis` reads what they found.
+    """Run the trials of `search.target=head`; `tune.analysis` reads what they found.
 
-    Extractors and trainers are started first, and trials take no CPU: a search cannot wait for
-    itself.
+    Extractors and trainers are started first, and extractors may reserve all cores. So trials take
+    no CPU: if they needed one, they would wait for ever, and the stream would wait for them.
 
     Args:
-        job: The task.
+        job: The task, with the backbone that all trials share.
         folder: The folder of the run; Tune's experiment goes into `tune/` there.
         resume: Whether to resume an interrupted search, if there is one.
 
     Raises:
         SearchError: The search itself failed.
-        StreamError: A block could not be made, an actor died again and again.
+        StreamError: A block could not be made, or an actor died again and again.
     """
     start = time.perf_counter()
     settings = job.settings
@@ -128,8 +136,8 @@ def search_heads(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
     except (tune.TuneError, OSError) as error:
         raise SearchError(f"the search failed: {error}") from error
     finally:
-        # After an error or an interruption trials are left to wait at their barrier, until Ray ends
-        # with this process: Tune then knows them as running, and can go on with them.
+        # After an error or an interruption the barrier is left, and the trials wait at it until Ray
+        # ends with this process: Tune then knows them as running, and can go on with them.
         stream_actors.stop()
     return SearchOutcome(
         seconds=time.perf_counter() - start,
@@ -144,17 +152,18 @@ def search_heads(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
 def make_tuner(
     settings: TaskSettings, folder: Path, trainable: Any, *, max_concurrent: int, resume: bool
 ) -> tune.Tuner:
-    """A new search in `folder`, or the interrupted one that is there.
+    """The Tuner of a new search, or of the interrupted one in the folder.
 
     Args:
         settings: `search.*`, `train.epochs` and the seed.
-        folder: Of the run.
+        folder: The folder of the run.
         trainable: A trial, with its parameters.
-        max_concurrent: Trials at once.
-        resume: Whether to go on with an interrupted search.
+        max_concurrent: The most trials that run at once.
+        resume: Whether to resume an interrupted search, if there is one.
     """
     search, path = settings.search, folder / EXPERIMENT
-    # What trials wait for has its resources already; they are light, and run beside the driver.
+    # A trial needs little, as actors that have their resources already do its work. It reserves no
+    # CPU, but a bit of a resource that only the node of the driver has, so that it runs there.
     node = f"node:{ray.util.get_node_ip_address()}"
     placed = tune.with_resources(trainable, tune.PlacementGroupFactory([{node: 0.001}]))
     if resume and tune.Tuner.can_restore(str(path)):
@@ -171,7 +180,7 @@ def make_tuner(
             scheduler=_scheduler(settings),
             num_samples=search.num_trials,
             max_concurrent_trials=max_concurrent,
-            reuse_actors=search.target == "head",
+            reuse_actors=search.target == "head",  # one process for several trials, in turn
         ),
         run_config=RunConfig(
             name=EXPERIMENT,
@@ -186,15 +195,14 @@ def make_tuner(
 
 
 def _num_ended(folder: Path, resume: bool) -> int:
-    """Trials that had ended before an interruption."""
+    """The number of trials that had ended before an interruption, and will not come again."""
     if not (resume and tune.Tuner.can_restore(str(folder / EXPERIMENT))):
         return 0
-    from tune.trials import read_search
-
     return sum(t.status not in ("unfinished", "waiting") for t in read_search(folder).trials)
 
 
 def _scheduler(settings: TaskSettings) -> TrialScheduler:
+    """What decides which trials are stopped early; a fine-tuning reports only once, at its end."""
     if settings.search.scheduler == "fifo" or settings.search.target == "backbone":
         return FIFOScheduler()
     return ASHAScheduler(
@@ -206,12 +214,15 @@ def _scheduler(settings: TaskSettings) -> TrialScheduler:
 
 
 def pick_max_concurrent(job: Job) -> int:
-    """`search.max_concurrent`: `auto` is as many heads as make the search short.
+    """The most trials that run at once: `search.max_concurrent`, or with `auto` a good number.
 
-    Heads share every forward pass, so the more of them are on the stream at once, the cheaper each
-    of them is. What is cached needs none: then the start of a process for each trial costs more
-    than there is to share, and processes are better used again. A trainer's time and memory are
-    the other bounds.
+    Heads share every forward pass, so that each of them is the cheaper the more of them are on the
+    stream at once. Blocks from the cache need no forward pass: then the start of a process for each
+    trial costs more than there is to share, and it is better that trials use processes in turn. The
+    time and the memory of a trainer are the other bounds.
+
+    Args:
+        job: The task with its plan and the cluster's resources.
     """
     search, num_trainers = job.settings.search, job.settings.train.num_trainers
     if search.max_concurrent != "auto":
@@ -229,7 +240,7 @@ def pick_max_concurrent(job: Job) -> int:
 
 
 def _shared_seconds(job: Job) -> float:
-    """Of an epoch after the first: what takes the same time for any number of heads, roughly."""
+    """The part of the time of an epoch, after the first, that any number of heads shares."""
     budget = job.plan.budget
     makes = GPU_MAKES if job.placement.extractor_gpus else CORE_MAKES
     fresh = budget.epoch_bytes - budget.pinned_bytes
@@ -237,11 +248,20 @@ def _shared_seconds(job: Job) -> float:
 
 
 def _serve(stream_actors: StreamActors, barrier: Any, trials: "Future[tune.ResultGrid]") -> int:
-    """Run epochs for as long as there are trials; returns how many."""
+    """Run epochs for as long as there are trials.
+
+    Args:
+        stream_actors: The stream and its trainers.
+        barrier: The handle of the `EpochBarrier`.
+        trials: Is done when Tune has run all trials, or has failed.
+
+    Returns:
+        The number of epochs.
+    """
     epoch = 0
     while not trials.done():
-        asked = ray.get(barrier.next_request.remote(1.0))
-        if asked is None:
+        request = ray.get(barrier.next_request.remote(1.0))
+        if request is None:  # nothing to do yet; look again whether there are trials
             continue
         stream_actors.update(
             {
@@ -249,11 +269,11 @@ def _serve(stream_actors: StreamActors, barrier: Any, trials: "Future[tune.Resul
                     HeadJob(settings, with_report=False),
                     None if state is None else Checkpoint.from_bytes(state),
                 )
-                for name, (settings, state) in asked.attach.items()
+                for name, (settings, state) in request.attach.items()
             },
-            asked.detach,
+            request.detach,
         )
-        stream_actors.run_epoch(epoch, last_epoch=epoch + asked.epochs_left - 1)
+        stream_actors.run_epoch(epoch, last_epoch=epoch + request.epochs_left - 1)
         reports = _reports(stream_actors)
         log.info("%s", _line(epoch, reports))
         ray.get(barrier.publish.remote(reports))
@@ -262,7 +282,10 @@ def _serve(stream_actors: StreamActors, barrier: Any, trials: "Future[tune.Resul
 
 
 def _reports(stream_actors: StreamActors) -> dict[str, HeadReport]:
-    """What the last epoch made of each head; one that had nothing left to do is told so too."""
+    """The report of each head on the last epoch, by name.
+
+    A head that had no epoch left has a report too, as its trial waits for one.
+    """
     reports = {}
     for end, state in zip(stream_actors.last_ends, stream_actors.checkpoints, strict=True):
         assert state is not None
@@ -282,7 +305,7 @@ def _reports(stream_actors: StreamActors) -> dict[str, HeadReport]:
 
 
 def _line(epoch: int, reports: dict[str, HeadReport]) -> str:
-    """One line an epoch, however many trials there are."""
+    """One line for people about an epoch of the stream, however many trials there are."""
     scores = [
         epoch_result(r.history[-1], kept=r.history[r.chosen_epoch - 1])[SCORE]
         for r in reports.values()
@@ -294,7 +317,13 @@ def _line(epoch: int, reports: dict[str, HeadReport]) -> str:
 
 
 def largest_head_bytes(job: Job) -> int:
-    """Memory of the largest head that the space allows: weights, gradients, moments, copies."""
+    """The memory of the largest head that the space allows, in bytes.
+
+    It counts all `COPIES` of the float32 parameters.
+
+    Args:
+        job: The task, with the space of its search.
+    """
     space = read_space(job.settings.search.space)
     choices = {
         key.removeprefix("head."): max(_values(dimension), key=lambda v: (v == "flatten", v))
@@ -302,10 +331,11 @@ def largest_head_bytes(job: Job) -> int:
         if key in ("head.adapter_dim", "head.pool")
     }
     values = {**job.settings.head.model_dump(), **choices, "kind": "adapter_pooler"}
-    with torch.device("meta"):
+    with torch.device("meta"):  # which has shapes and no memory
         head = Head(HeadSettings.model_validate(values), job.shape, seed=0)
     return COPIES * 4 * head.num_parameters
 
 
 def _values(dimension: Dimension) -> tuple[Any, ...]:
+    """The values of a choice; for a range of integers its upper end, which alone matters here."""
     return dimension.values if isinstance(dimension, Choice) else (int(dimension.high),)

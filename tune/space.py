@@ -1,4 +1,4 @@
-"""From the space of a search to Ray Tune: its domains, and the searchers that draw from them."""
+"""The space of a search in Ray Tune: its domains, and the searchers that draw from them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from bertvision_stream.settings.search_space import Space
 from bertvision_stream.settings.settings import TaskSettings
 from tune.trial_results import MODE, SCORE, WORST_SCORE
 
-# Trials that are drawn at random before a searcher learns from their scores. Tune's default for
-# hyperopt is 20, which would make the default search of 20 trials a random one.
+# The number of trials that are drawn at random before a searcher learns from scores. Tune's default
+# for hyperopt is 20, with which the default search, of 20 trials, would be a random one.
 _NUM_RANDOM = 8
 
 
 def tune_domains(space: Space) -> dict[str, Domain]:
-    """The `param_space` of a Tuner: a domain by dotted key."""
+    """The `param_space` of a Tuner: the domain of each searched key, by dotted key."""
     return {key: _domain(dimension) for key, dimension in space.items()}
 
 
 def _domain(dimension: Dimension) -> Domain:
+    """The domain of one searched key."""
     if isinstance(dimension, Choice):
         return tune.choice(list(dimension.values))
     low, high = dimension.low, dimension.high
     if dimension.integer:
         draw = tune.lograndint if dimension.log else tune.randint
-        return draw(int(low), int(high) + 1)  # Tune leaves the end out.
+        return draw(int(low), int(high) + 1)  # Tune leaves the upper end out
     return tune.loguniform(low, high) if dimension.log else tune.uniform(low, high)
 
 
@@ -44,46 +45,48 @@ def make_searcher(
 ) -> Searcher | SearchAlgorithm:
     """The `search_alg` of a Tuner.
 
-    With the same seed a searcher proposes the same trials, as long as it hears the same scores in
+    With the same seed a searcher proposes the same trials, as long as it is told the same scores in
     the same order.
 
     Args:
         name: `search.searcher`.
-        seed: Of what it draws.
-        num_concurrent: Trials that run at once. So many are proposed before any score is known,
-            and they are drawn at random.
+        seed: The seed of what the searcher draws.
+        num_concurrent: The most trials that run at once. This many are proposed before any score is
+            known, and so they are drawn at random.
     """
     num_random = max(_NUM_RANDOM, num_concurrent)
     if name == "random":
-        # Tune does not limit this one by `max_concurrent_trials`.
+        # Tune's `max_concurrent_trials` does not limit this one: it needs the limit itself.
         return BasicVariantGenerator(max_concurrent=num_concurrent, random_state=seed)
     if name == "hyperopt":
         from ray.tune.search.hyperopt import HyperOptSearch
 
         return DivergedIsWorst(HyperOptSearch(n_initial_points=num_random, random_state_seed=seed))
-    # Optuna keeps the errors of optional imports that failed, and with them the frames of whoever
-    # imports it first and all that these hold, blocks included. A thread has no frame of ours.
+    # Optuna keeps the errors of optional imports that failed, and with them the stack frames of the
+    # code that imported it first and all that their variables hold, even refs of blocks. In a thread
+    # of its own it finds no frame of ours.
     return in_thread(lambda: _optuna_search(seed, num_random), "optuna").result()
 
 
 def _optuna_search(seed: int, num_random: int) -> Searcher:
+    """Optuna's sampler of tree-structured Parzen estimators, as a searcher of Tune's."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # It announces each trial.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else a line for each trial
     sampler = optuna.samplers.TPESampler(n_startup_trials=num_random, seed=seed)
     return DivergedIsWorst(OptunaSearch(sampler=sampler))
 
 
 class DivergedIsWorst(Searcher):
-    """Tells a searcher that a trial that diverged has the worst score there is.
+    """Tells a searcher that a trial which diverged has the worst score there is.
 
-    Left to themselves both searchers learn nothing from a score of nan: hyperopt drops the trial
-    (and in a simulation with a fifth of the space diverging proposed three times as many such
-    trials as chance would), Optuna refuses the score and takes the trial for running for ever.
+    By themselves both searchers learn nothing from a score of nan. Hyperopt drops the trial: in a
+    simulation where a fifth of the space diverges, it proposed three times as many such trials as
+    chance would. Optuna rejects the score, and takes the trial as running for ever.
 
     Args:
-        searcher: What proposes the trials.
+        searcher: The searcher that proposes the trials.
     """
 
     def __init__(self, searcher: Searcher):
@@ -113,13 +116,14 @@ class DivergedIsWorst(Searcher):
         self.searcher.restore(checkpoint_path)
 
     def get_state(self) -> dict[str, Any]:
-        return {}  # All that is to be saved is the inner searcher's, which Tune saves by itself.
+        return {}  # the only state is that of the inner searcher, which Tune saves by itself
 
     def set_state(self, state: dict[str, Any]) -> None:
         pass
 
 
 def _finite(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the worst score in the place of one that is not finite."""
     score = result.get(SCORE, math.nan)
     return result if math.isfinite(score) else {**result, SCORE: WORST_SCORE}
 
@@ -127,12 +131,12 @@ def _finite(result: dict[str, Any]) -> dict[str, Any]:
 def trial_settings(base: TaskSettings, sample: Mapping[str, Any]) -> TaskSettings:
     """The settings of a trial.
 
-    Options that only `adapter_pooler` has are left at their defaults for other heads: a searcher
-    draws them all the same.
+    A searcher draws a value for every searched key. Options that only the head `adapter_pooler` has
+    stay at their defaults for other kinds of heads, which would refuse them.
 
     Args:
-        base: What the trials have in common.
-        sample: Values by dotted key, as a searcher draws them (NumPy's numbers among them).
+        base: The settings that the trials have in common.
+        sample: The values by dotted key as a searcher draws them; some are numbers of NumPy.
 
     Raises:
         ValidationError: A value does not fit its setting.

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
 Status = Literal["finished", "stopped", "unfinished", "waiting", "diverged", "failed"]
-
+"""What became of a trial; see `Trial.status`."""
 
 FAILED_STATUSES = ("diverged", "failed")
-
+"""The statuses of trials that cannot be the best, whatever they have scored before."""
 
 _STATE_FILES = "experiment_state-*.json"
 
@@ -34,14 +34,16 @@ class Trial:
     """One trial of a search, as far as it has reported.
 
     Attributes:
-        number: In the order in which trials were proposed, from 1.
-        trial_id: Tune's name for it.
-        status: `finished` (all epochs), `stopped` (early, by ASHA or by `train.patience`),
-            `unfinished` (it runs, or the search was interrupted), `waiting` (no report so far),
-            `diverged` or `failed` (its process died, and so did the retries).
+        number: The place of the trial in the order of proposal, counted from 1.
+        trial_id: The name that Tune gave the trial.
+        status: `finished` (it has trained all epochs), `stopped` (early, by ASHA or by
+            `train.patience`), `unfinished` (it still runs, or the search was interrupted),
+            `waiting` (it has not reported so far), `diverged`, or `failed` (its process died, and
+            so did those of the retries).
         config: The sampled values by dotted key.
-        history: What it reported, a row an epoch, the epoch (from 1) as index; may be empty.
-        failure: Why it diverged or failed; else empty.
+        history: The reports of the trial, a row for each epoch, with the epoch (counted from 1) as
+            the index; it may be empty.
+        failure: Why the trial diverged or failed; empty if it did not.
     """
 
     number: int
@@ -53,25 +55,26 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """The score in its last report; nan if there is none."""
-        return self._last(SCORE)
+        """The score in the last report; nan if there is none."""
+        return self.last(SCORE)
 
     @property
     def epochs(self) -> int:
-        """Epochs that it has reported."""
+        """The number of epochs that the trial has reported."""
         return 0 if self.history.empty else int(self.history.index[-1])
 
     @property
     def seconds(self) -> float:
-        """Its time so far; nan before the first report."""
-        return self._last("time_total_s")
+        """The time of the trial so far; nan before the first report."""
+        return self.last("time_total_s")
 
     @property
     def is_eligible(self) -> bool:
-        """Whether it can be the best."""
+        """Whether the trial can be the best: it has a score, and neither diverged nor failed."""
         return self.status not in FAILED_STATUSES and math.isfinite(self.score)
 
-    def _last(self, column: str) -> float:
+    def last(self, column: str) -> float:
+        """The value of a column in the last report; nan where there is none."""
         return float(self.history[column].iloc[-1]) if column in self.history else math.nan
 
 
@@ -80,9 +83,9 @@ class Search:
     """The trials of a search.
 
     Attributes:
-        name: The task, or the folder's name where the run's `config.json` is not with it.
-        space: What was searched; empty without `config.json`.
-        trials: In the order of their numbers.
+        name: The name of the task; without the `config.json` of the run, the name of the folder.
+        space: The space that was searched; empty without `config.json`.
+        trials: The trials in the order of their numbers.
     """
 
     name: str
@@ -96,15 +99,18 @@ class Search:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The reported metrics that `score` is the mean of, as `<split>_<metric>`."""
+        """The names of the reported metrics whose mean is the score, as `<split>_<metric>`."""
         columns = dict.fromkeys(name for trial in self.trials for name in trial.history.columns)
         return tuple(n for n in columns if n.startswith("validation") and n != "validation_loss")
 
 
 def read_search(path: Path) -> Search:
-    """Reads a search from the folder of its run, or from Tune's experiment folder in it.
+    """Read a search from the folder of its run, or from Tune's experiment folder in it.
 
-    Of a search that runs, what Tune has written so far: some ten seconds behind.
+    For a search that still runs it is what Tune has written so far, some ten seconds behind.
+
+    Args:
+        path: The folder.
 
     Raises:
         ConfigError: `path` does not hold one search.
@@ -117,6 +123,8 @@ def read_search(path: Path) -> Search:
         for trial in analysis.trials
     }
     searched = config.get("search", {})
+    # The epochs that a finished trial has: the most that any trial has reported, unless the run
+    # says how many were planned.
     planned = max((max(reported) for reported in epochs.values() if len(reported)), default=0)
     if searched.get("target") == "head":
         planned = config["train"]["epochs"]
@@ -140,22 +148,22 @@ def best_trial(search: Search) -> Trial:
     candidates = [trial for trial in search.trials if trial.is_eligible]
     if candidates:
         return max(candidates, key=lambda trial: trial.score)
-    lost = [trial for trial in search.trials if trial.status in FAILED_STATUSES]
-    if not lost:
+    failed = [trial for trial in search.trials if trial.status in FAILED_STATUSES]
+    if not failed:
         raise SearchError("no trial has reported a score yet")
     text = (
-        f"{len(lost)} of {len(search.trials)} trials diverged or failed, and no other has a score"
+        f"{len(failed)} of {len(search.trials)} trials diverged or failed, and no other has a score"
     )
-    if len(lost) == len(search.trials):
-        text = f"there is no best trial: all {len(lost)} diverged or failed"
-    text += f". The first: {lost[0].failure}"
-    if any(trial.status == "diverged" for trial in lost):
+    if len(failed) == len(search.trials):
+        text = f"there is no best trial: all {len(failed)} diverged or failed"
+    text += f". The first: {failed[0].failure}"
+    if any(trial.status == "diverged" for trial in failed):
         text += ". Lower learning rates may help: search.space.train.lr=log:1e-5..1e-3"
     raise SearchError(text)
 
 
 def _experiment_folder(path: Path) -> Path:
-    """The folder of Tune's experiment: `path` or one below it."""
+    """The folder of Tune's experiment, which is `path` or up to two folders below it."""
     if not path.exists():
         raise ConfigError(f"{path} does not exist")
     folders = {
@@ -173,7 +181,7 @@ def _experiment_folder(path: Path) -> Path:
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of the run that the experiment belongs to; empty without one."""
+    """The `config.json` of the run that the experiment belongs to; empty if there is none."""
     for place in (folder, *folder.resolve().parents[:2]):
         if (place / "config.json").is_file():
             return json.loads((place / "config.json").read_text(encoding="utf-8"))
@@ -181,32 +189,43 @@ def _run_config(folder: Path) -> dict[str, Any]:
 
 
 def _load(folder: Path) -> ExperimentAnalysis:
-    """Tune's own reader; tries again where Tune is just writing.
+    """Read an experiment with Tune's own reader, again where Tune is just writing to it.
 
     Raises:
         ConfigError: The files of the experiment cannot be read.
     """
     from ray.tune import ExperimentAnalysis
 
-    # It warns of every trial without a report, which is nothing to worry about.
+    # Tune's reader warns of every trial without a report, which here is nothing unusual.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     for attempt in range(8):
         try:
             return ExperimentAnalysis(folder.resolve().as_posix())
-        except (ValueError, EOFError) as error:  # half of a file
+        except (ValueError, EOFError) as error:  # a file that is half written
             problem = error
             time.sleep(0.2 * attempt)
     raise ConfigError(f"{folder}: the state of the search cannot be read: {problem}") from problem
 
 
 def _proposed(trial: TuneTrial) -> int:
-    """When a trial was proposed: Tune lists them in another order, but its tags count them."""
+    """The number of a trial in the order of proposal, by Tune's tag.
+
+    Tune lists the trials in another order, but counts them in their tags.
+    """
     return int(trial.experiment_tag.partition("_")[0])
 
 
 def _trial(number: int, trial: TuneTrial, history: pd.DataFrame, planned: int) -> Trial:
+    """A trial of Tune's as a `Trial`.
+
+    Args:
+        number: The place of the trial in the order of proposal, counted from 1.
+        trial: The trial as Tune has it.
+        history: The reports of the trial.
+        planned: The number of epochs after which a trial is finished.
+    """
     if not history.empty:
-        # A trial that was restored reports epochs again that its last life had reported already.
+        # A trial that was restored from a checkpoint reports again the epochs after it.
         history = history.drop_duplicates("training_iteration", keep="last")
         history = history.set_index("training_iteration").sort_index()
     failure = history[FAILURE].iloc[-1] if FAILURE in history else ""
@@ -233,8 +252,8 @@ def _trial(number: int, trial: TuneTrial, history: pd.DataFrame, planned: int) -
 
 
 def _error(folder: Path) -> str:
-    """The last line of a trial's traceback."""
+    """The last line of the traceback in the folder of a trial."""
     file = folder / "error.txt"
     lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1] if said else "its process died without a word"
+    written = [line.strip() for line in lines if line.strip()]
+    return written[-1] if written else "its process died without a word"

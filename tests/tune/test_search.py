@@ -212,7 +212,7 @@ def test_how_many_heads_at_once(
     assert most("search.num_trials=3", "search.max_concurrent=100") == 3
 
 
-def test_a_silent_trial_loses_its_seat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_trial_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Ray: the barrier's methods are coroutines."""
     import asyncio
 
