@@ -62,9 +62,9 @@ def make_searcher(
         from ray.tune.search.hyperopt import HyperOptSearch
 
         return DivergedIsWorst(HyperOptSearch(n_initial_points=num_random, random_state_seed=seed))
-    # Optuna keeps the errors of optional imports that failed, and with them the stack frames of the
-    # code that imported it first and all that their variables hold, even refs of blocks. In a thread
-    # of its own it finds no frame of ours.
+    # Optuna keeps the errors of optional imports that failed. With them it keeps the frames of the
+    # code that imported it first, and all that their variables hold: even refs of blocks. In a
+    # thread of its own it finds no frame of ours.
     return in_thread(lambda: _optuna_search(seed, num_random), "optuna").result()
 
 
