@@ -1,4 +1,7 @@
-"""What runs a job: with Ray's actors, or in this process. Modes are handed one and know no more."""
+"""The interfaces through which modes compute: an engine that runs jobs, and a runtime around it.
+
+A mode is handed an engine or a runtime, and does not know whether Ray is behind it.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,24 @@ if TYPE_CHECKING:
 
 
 def ignore_checkpoint(checkpoint: Checkpoint) -> None:
-    """Keeps no checkpoint."""
+    """Keep no checkpoint; the default of `Engine.run`."""
 
 
 class Engine(Protocol):
-    """Runs what takes time. `RayEngine` does it with actors, `LocalEngine` in this process."""
+    """Fine-tunes, extracts and trains: `RayEngine` with actors, `LocalEngine` in this process."""
 
     def resources(self) -> ClusterResources:
-        """The resources that there are to run on."""
+        """The resources that the engine can use."""
 
     def fine_tune(
         self, job: PlannedJob, weights: BackboneWeights, options: FinetuneOptions
     ) -> FinetuneResult:
         """Fine-tune a classifier on the training split of the job, and evaluate it.
+
+        Args:
+            job: The task, with its corpus and the resources of the cluster.
+            weights: The weights to begin with.
+            options: The hyperparameters.
 
         Raises:
             StreamError: The fine-tuning failed.
@@ -52,8 +60,8 @@ class Engine(Protocol):
         Args:
             job: The task, ready to have heads trained on it.
             heads: What each head is and learns from, by its name.
-            checkpoint: The state to resume from; None begins anew.
-            on_epoch: Called after each epoch with all that is needed to resume from there.
+            checkpoint: The state to resume from; None starts the heads.
+            on_epoch: Called after each epoch with the state to resume from.
 
         Raises:
             StreamError: A block could not be made, or an actor could not be started or died too
@@ -66,9 +74,10 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        settings: The settings of the training that follows, the best values included.
-        head: The settings of its head; their seed is that of the best head's initialisation.
-        summary: What the report says of the search.
+        settings: The settings of the training that follows, with the best values.
+        head: The settings of its head. Their seed may differ: it is the one that initialised the
+            best head.
+        summary: What the report says about the search.
     """
 
     settings: TaskSettings
@@ -80,21 +89,28 @@ class Runtime(Protocol):
     """What the command line hands to the modes, so that they import neither `actors` nor `tune`."""
 
     def start_engine(self, address: str | None) -> Engine:
-        """Start what computes; `address` is `ray.address`.
+        """Start the engine.
+
+        Args:
+            address: `ray.address`.
 
         Raises:
             ConfigError: There is no cluster at the address.
         """
 
     def planned_cluster(self, settings: TaskSettings) -> ClusterResources:
-        """The cluster that `mode=plan` plans for, with nothing started."""
+        """The resources that `mode=plan` plans for, with no actor started.
+
+        Args:
+            settings: `ray.address`, `plan.nodes` and `plan.store`.
+        """
 
     def search(self, job: Job, after: TaskSettings, folder: Path, *, resume: bool) -> SearchResult:
-        """Run the trials of `search.*`, write their analysis and pick the best.
+        """Run the trials of a search, write their analysis and pick the best.
 
         Args:
             job: The task, with the rows that a search takes.
-            after: The settings of the training that follows, but for what is searched.
+            after: The settings of the training that follows, without the values that are searched.
             folder: The folder of the run.
             resume: Whether to resume an interrupted search.
 
@@ -104,4 +120,4 @@ class Runtime(Protocol):
         """
 
     def stop(self) -> None:
-        """End what was started, or leave the cluster that was joined."""
+        """End the cluster that was started, or leave the one that was joined."""

@@ -1,4 +1,4 @@
-"""A finished run found again by its folder: its settings and its task, without torch."""
+"""A finished run, opened by its folder: its settings and its task. This needs no torch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from bertvision_stream.settings.tasks import TASKS, Task
 from bertvision_stream.utils.errors import ConfigError
 
 MODEL = "model"
-_MODEL_TYPE = "adapter_pooler"  # as in model_config.py, which imports transformers
+# The same as in models/head_config.py, which is not imported here as it loads transformers.
+_MODEL_TYPE = "adapter_pooler"
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that left a head.
+    """A finished run that has exported a head.
 
     Attributes:
-        folder: Its results.
-        settings: With which it ran; of a search, with which it began.
-        task: What the head has learned.
+        folder: The folder of its results.
+        settings: The settings of the run; of a search, those with which it began.
+        task: The task that the head has learned.
         head_kind: `head.kind` of the head.
     """
 
@@ -38,22 +39,25 @@ class FinishedRun:
 
     @property
     def model(self) -> Path:
-        """The exported model."""
+        """The folder of the exported model."""
         return self.folder / MODEL
 
 
 def open_finished_run(name: str) -> FinishedRun:
-    """The run whose results are in the folder `name`.
+    """Open a finished run.
+
+    Args:
+        name: The folder of its results, as the user has written it.
 
     Raises:
-        ConfigError: It is not the folder of a run, or of one that is not finished or has no head.
-        BackboneError: The backbone that its head refers to is gone.
+        ConfigError: This is not the folder of a run, or its run is not finished or has no head.
+        BackboneError: The backbone that the head refers to does not exist any more.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise _refusal(name, "there is no such folder")
+        raise _error(name, "there is no such folder")
     if not (folder / CONFIG).is_file():
-        raise _refusal(
+        raise _error(
             name,
             f"this is not the folder of a run, which holds {CONFIG}; runs are in "
             f"OUTPUT_DIR/TASK/RUN_NAME",
@@ -61,26 +65,27 @@ def open_finished_run(name: str) -> FinishedRun:
     config = _read(name, folder / CONFIG)
     mode = config.get("mode")
     if mode not in ("train", "search"):
-        raise _refusal(name, f"it was made by mode={mode}, which leaves no head")
+        raise _error(name, f"it was made by mode={mode}, which leaves no head")
     if not (folder / METRICS).is_file():
-        raise _refusal(name, "it is not finished; go on with its command and resume=true")
+        raise _error(name, "it is not finished; go on with its command and resume=true")
     model = folder / MODEL / "config.json"
     facts = _read(name, model) if model.is_file() else {}
     if facts.get("model_type") != _MODEL_TYPE:
-        raise _refusal(name, f"there is no exported model in {folder / MODEL}")
+        raise _error(name, f"there is no exported model in {folder / MODEL}")
     if source := facts.get("backbone_source"):
         locate_linked_backbone(str(folder / MODEL), source, facts.get("backbone_revision"))
     try:
         settings = TaskSettings.model_validate(config)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise _refusal(
+        raise _error(
             name, f"{CONFIG} holds settings that this version does not know, {where}"
         ) from error
     return FinishedRun(folder, settings, _task(settings, facts), facts["head"]["kind"])
 
 
 def _task(settings: TaskSettings, model: dict[str, Any]) -> Task:
+    """The task of a run; for `task=custom` with the labels in the configuration of its model."""
     if settings.task in TASKS:
         return TASKS[settings.task]
     regression = model["problem_type"] == "regression"
@@ -90,20 +95,22 @@ def _task(settings: TaskSettings, model: dict[str, Any]) -> Task:
         else tuple(model["id2label"][str(i)] for i in range(len(model["id2label"])))
     )
     columns, label_column = settings.data.text_columns, settings.data.label_column
-    assert columns is not None  # settings refuse task=custom without these
+    assert columns is not None  # the settings of task=custom must name both
     assert label_column is not None
     return custom_task(names, columns, label_column)
 
 
 def _read(name: str, path: Path) -> dict[str, Any]:
+    """Read a file of JSON with an object in it; `name` is the folder as the user wrote it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it holds no object")
     except (OSError, ValueError) as error:
-        raise _refusal(name, f"{path} cannot be read: {error}") from error
+        raise _error(name, f"{path} cannot be read: {error}") from error
     return content
 
 
-def _refusal(name: str, why: str) -> ConfigError:
+def _error(name: str, why: str) -> ConfigError:
+    """The error that says why the folder `name` cannot be opened."""
     return ConfigError(f"run={name}: {why}")

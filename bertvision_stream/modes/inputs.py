@@ -1,4 +1,4 @@
-"""What each task of a run begins with: its settings, its rows, and where its backbone is."""
+"""The inputs of each task of a run: its settings, its rows and the source of its backbone."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """A task's settings and rows, and where its backbone is; for `mode=plan`, what is known of it.
+    """The inputs of a task.
 
     Attributes:
         settings: The settings of the task.
         data: The rows of the task.
-        source: The folder or the hub id of the backbone; empty for `mode=plan`.
-        planned: What is known of the backbone, for `mode=plan` alone.
-        after_search: The settings of the training that follows a search, for `mode=search` alone.
+        source: The folder or the hub id that the backbone comes from; empty for `mode=plan`.
+        planned: What is known of the backbone without its weights; for `mode=plan` only.
+        after_search: The settings of the training that follows a search; for `mode=search` only.
     """
 
     settings: TaskSettings
@@ -35,7 +35,12 @@ class TaskInputs:
 
 
 def read_all_inputs(settings: Settings) -> list[TaskInputs]:
-    """The inputs of every run; seeds of a task share its rows, unless these are drawn by the seed.
+    """Read the inputs of all runs; those that differ only in the seed share the rows in memory.
+
+    They do not where the seed draws the rows.
+
+    Args:
+        settings: The settings of all runs.
 
     Raises:
         DataError: The rows of a task cannot be found or used.
@@ -45,6 +50,7 @@ def read_all_inputs(settings: Settings) -> list[TaskInputs]:
     for each in settings.runs():
         last = found[-1] if found else None
         same_task = last is not None and last.settings.task == each.task
+        # The seed draws the sample of a fraction, and the rows that task=custom holds out.
         drawn = each.task == "custom" or each.data.train_fraction < 1
         if last is not None and same_task and not drawn:
             inputs = replace(last, settings=each)
@@ -58,15 +64,15 @@ def read_all_inputs(settings: Settings) -> list[TaskInputs]:
 
 
 def inputs_after_search(after: TaskSettings, best: TaskSettings) -> TaskInputs:
-    """The inputs of the training that follows a search.
+    """Read the inputs of the training that follows a search.
 
-    Its rows are drawn with the seed of the run, as those of the trials were, and not with the best
-    trial's, which is that of its fine-tuning: that one is found again, and the rows held out stay
-    the same.
+    The rows are drawn with the seed of the run, as those of the trials were. The seed of the best
+    trial may be another one: it belongs to the fine-tuning, which is then found again, and must not
+    change which rows are held out for validation.
 
     Args:
-        after: Its settings but for what was searched.
-        best: The same with the best values.
+        after: The settings of that training, without the values that were searched.
+        best: The same settings with the best values.
 
     Raises:
         DataError: The rows cannot be found or used.
@@ -76,7 +82,10 @@ def inputs_after_search(after: TaskSettings, best: TaskSettings) -> TaskInputs:
 
 
 def read_inputs(settings: TaskSettings) -> TaskInputs:
-    """Read the rows and find the backbone, without torch and Ray.
+    """Read the rows and locate the backbone of one run; this loads neither torch nor Ray.
+
+    Args:
+        settings: The settings of the run.
 
     Raises:
         DataError: The rows cannot be found or used.

@@ -1,7 +1,7 @@
 """The engine that needs no Ray: extraction and training in this process, one block at a time.
 
-It serves a notebook and small machines, and it is what the tests hold the streamed numbers against:
-the plan, the blocks and the order of the steps are those of every engine.
+It serves notebooks and small machines. The tests compare streamed results with those of this
+engine: the plan, the blocks and the order of the steps are the same in every engine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.devices import pick_dtype
 from bertvision_stream.utils.log import log
 
-# What Ray gives its object store of a machine's memory, so that both engines decide alike.
+# The share of a machine's memory that Ray gives to its object store. This engine counts with the
+# same share, so that it decides on blocks and cache as `RayEngine` would.
 STORE_SHARE_OF_MEMORY = 0.3
 
 
@@ -46,7 +47,7 @@ class LocalEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def resources(self) -> ClusterResources:
-        """The cores, the GPU and the memory of this machine; one GPU at most is used."""
+        """The cores and the memory of this machine, and a GPU if it has any."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return ClusterResources(
             num_cpus=os.cpu_count() or 1,
@@ -59,7 +60,7 @@ class LocalEngine:
     def fine_tune(
         self, job: PlannedJob, weights: BackboneWeights, options: FinetuneOptions
     ) -> FinetuneResult:
-        """Fine-tune in this process: the numbers are those of one worker."""
+        """Fine-tune in this process, with the same numbers as `RayEngine` with one worker."""
         start = time.perf_counter()
         model = finetune(
             weights.build(),
@@ -116,7 +117,7 @@ class LocalEngine:
         )
 
     def _infos(self, job: Job, training: HeadTraining) -> tuple[DeviceInfo, DeviceInfo]:
-        """What extraction and heads compute on."""
+        """What the extraction and the heads are computed on."""
         dtypes = pick_dtype(job.settings.backbone.dtype, self._device), training.dtype
         names = ("bf16" if dtype == torch.bfloat16 else "fp32" for dtype in dtypes)
         first, second = (
@@ -127,23 +128,23 @@ class LocalEngine:
 
 
 class BlockSource(Protocol):
-    """What makes the blocks of a corpus."""
+    """Makes the blocks of a corpus."""
 
     @property
     def corpus(self) -> Corpus:
         """The tokens, labels and blocks."""
 
     def extract(self, key: BlockKey) -> EncodedBlock:
-        """The block's hidden states and BERT's logits, encoded."""
+        """The hidden states of a block and BERT's logits for it, encoded."""
 
 
 class CachedBlocks:
-    """Extracts blocks, and keeps those that the budget pins; counts as a feature stream does.
+    """Extracts blocks and keeps those that the budget pins, with the counts of a feature stream.
 
     Args:
-        extractor: Makes the blocks.
-        plan: Says which blocks stay, and how large each is.
-        stats: The totals so far.
+        extractor: The extractor of the blocks.
+        plan: The plan, which says how large each block is and which blocks are kept.
+        stats: The totals so far, which are kept up to date.
     """
 
     def __init__(self, extractor: BlockExtractor, plan: StreamPlan, stats: StreamStats):
@@ -153,11 +154,11 @@ class CachedBlocks:
         self._extractor = extractor
         self._plan = plan
         self._kept: dict[BlockKey, EncodedBlock] = {}
-        self._passing_bytes = 0  # of the block that was handed out last and is not kept
+        self._passing_bytes = 0  # those of the last block, if it is not kept
         self._delivered = 0
 
     def extract(self, key: BlockKey) -> EncodedBlock:
-        """The block, from the cache or by a forward pass; the one before it is let go."""
+        """The block, from the cache or by a forward pass; the block before it no longer counts."""
         epoch = self._delivered // len(self._plan.block_bytes)
         self._delivered += 1
         if self._passing_bytes:
@@ -183,14 +184,15 @@ class CachedBlocks:
 def train_in_process(
     blocks: BlockSource, training: HeadTraining
 ) -> Iterator[dict[str, EpochRecord | None]]:
-    """Train the heads on all epochs that are left, from the position of the training on.
+    """Train heads on all epochs that are left, from the position of the training on.
 
     Args:
-        blocks: Makes each block when its turn comes.
-        training: The heads.
+        blocks: Makes the blocks, each when it is needed.
+        training: The heads and their position.
 
     Yields:
-        The records of each epoch by head.
+        After each epoch the record of each head that trained in it, by name; None where the head
+        diverged.
     """
     corpus = blocks.corpus
     while training.active:

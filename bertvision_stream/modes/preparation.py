@@ -1,4 +1,4 @@
-"""All that a task needs before heads are trained: tokens, blocks, budget and backbone."""
+"""The steps before heads are trained: tokens, blocks, budget and backbone."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from bertvision_stream.utils.errors import ConfigError
 
 def tokenize_task(inputs: TaskInputs) -> TokenizedTask:
     """Tokenize every split with the tokenizer of the backbone.
+
+    Args:
+        inputs: The settings, the rows and the source of the backbone.
 
     Raises:
         ConfigError: `data.max_length` is more than the backbone has positions.
@@ -51,13 +54,13 @@ def plan_job(
     *,
     block_tokens: int | None = None,
 ) -> PlannedJob:
-    """Decide on blocks and on the budget; `mode=plan` and every run decide by this function.
+    """Decide on the blocks and the budget, in `mode=plan` and in every run alike.
 
     Args:
-        tokenized: The task.
-        cluster: The resources that there are to run on.
-        placement: What each actor gets of them.
-        block_tokens: The block size of the run that is resumed; None decides on it.
+        tokenized: The task as tokens.
+        cluster: The resources to run on.
+        placement: The number of actors, and what each of them gets of the resources.
+        block_tokens: The most tokens of a block, in a run that is resumed; None decides on it.
 
     Raises:
         ConfigError: The settings and the memory of the cluster do not fit together.
@@ -84,7 +87,8 @@ def plan_job(
         num_extractors=placement.num_extractors,
         num_nodes=cluster.num_nodes,
         store_bytes=store_bytes,
-        # A head that joins a search late is then given what it would have been given at first.
+        # With the same order in every epoch, a head that joins a search late is given the blocks as
+        # it would have been given them from the start.
         same_order=settings.mode == "search",
     )
     return PlannedJob(
@@ -105,12 +109,12 @@ def prepare_job(
     checkpoint: Checkpoint | None = None,
     reuse: bool = False,
 ) -> Job:
-    """Do all that is needed before heads are trained.
+    """Take all steps that are needed before heads are trained.
 
     Args:
         inputs: The settings, the rows and the source of the backbone.
-        engine: Has the resources, and fine-tunes.
-        checkpoint: The checkpoint of the run that is resumed.
+        engine: The engine, which knows the resources and fine-tunes.
+        checkpoint: The checkpoint of the run that is resumed; None if none is.
         reuse: Whether the result of the same fine-tuning may be taken even if `finetune.reuse` is
             false, because this very run has made it.
 
@@ -126,12 +130,12 @@ def prepare_job(
     placement = plan_placement(cluster, settings)
     planned = plan_job(tokenized, cluster, placement, block_tokens=block_tokens)
     reuse = settings.finetune.reuse or reuse or checkpoint is not None
-    backbone = prepare_backbone(_without_trials_part(planned), engine.fine_tune, reuse=reuse)
+    backbone = prepare_backbone(_leave_finetuning_to_trials(planned), engine.fine_tune, reuse=reuse)
     return Job(**vars(planned), backbone=backbone)
 
 
-def _without_trials_part(job: PlannedJob) -> PlannedJob:
-    """Before a search over backbones nothing is fine-tuned: each of its trials does that."""
+def _leave_finetuning_to_trials(job: PlannedJob) -> PlannedJob:
+    """The job without fine-tuning if it is a search over backbones, whose trials fine-tune."""
     settings = job.settings
     if settings.mode != "search" or settings.search.target != "backbone":
         return job
@@ -140,10 +144,15 @@ def _without_trials_part(job: PlannedJob) -> PlannedJob:
 
 
 def check_unchanged(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare the `Job.facts` of an interrupted run with those of now.
+    """Check that an interrupted run can be resumed with the job of now.
+
+    Args:
+        then: The `Job.facts` in the checkpoint of the interrupted run.
+        now: The `Job.facts` of now.
 
     Raises:
-        ConfigError: Resuming would not give the numbers of an uninterrupted run.
+        ConfigError: The facts differ, so that resuming would not give the numbers of a run without
+            interruption.
     """
     causes = {
         "corpus": "the rows, the tokenizer or the blocks are not those that it began with",

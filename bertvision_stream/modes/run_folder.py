@@ -1,4 +1,4 @@
-"""The folder of a run: a new one, or one of an interrupted run to go on with."""
+"""The folder of a run: a new one, or that of an interrupted run which is resumed."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from bertvision_stream.utils.files import write_json
 if TYPE_CHECKING:
     from bertvision_stream.settings.settings import Settings, TaskSettings
 
+# The names of files in the folder of a run. A study writes its own in place of the metrics.
 CONFIG, METRICS, LOG = "config.json", "metrics.json", "run.log"
-STUDY = "study.json"  # what mode=study leaves in place of metrics.json
+STUDY = "study.json"
 
-# They say where and how to run, and nothing of what comes out.
+# A run may be resumed with other values of these settings: they say where it runs, and change none
+# of its results.
 _NOT_COMPARED = ("resume", "run_name", "output_dir", "ray.address")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's results go.
+    """The folder that the results of a run are written into.
 
     Attributes:
-        path: The folder; it is there.
-        resumed: Whether an interrupted run began in it.
-        finished: Whether there is nothing left to do in it.
+        path: The path of the folder, which exists.
+        resumed: Whether an interrupted run has begun in it.
+        finished: Whether a run has finished in it, and nothing is left to do.
     """
 
     path: Path
@@ -42,12 +44,18 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The state of training after the last finished epoch; not there before the first."""
+        """The file with the state of training after the last finished epoch.
+
+        It does not exist before the first epoch is finished.
+        """
         return self.path / "checkpoints" / "last.safetensors"
 
 
 def temporary_folder_warning(folder: Path) -> str | None:
-    """A sentence for people where results would not stay: in a Ray job's copy of the sources."""
+    """A warning for people if results in a folder would be deleted, and None otherwise.
+
+    Ray runs a job in its own copy of the working directory, and deletes that copy at some time.
+    """
     if "working_dir_files" not in folder.resolve().parts:
         return None
     return (
@@ -57,20 +65,23 @@ def temporary_folder_warning(folder: Path) -> str | None:
 
 
 def open_run_folder(settings: TaskSettings) -> RunFolder:
-    """The folder for a run: new, or with `resume=true` that of the same run, interrupted.
+    """Open the folder of a run: a new one, or with `resume=true` that of the interrupted run.
 
     Without `run_name`, `resume=true` takes the latest run of the task that had the same settings.
 
+    Args:
+        settings: The settings of the run.
+
     Raises:
-        ConfigError: It cannot be written, holds the results of another run, or was begun with other
-            settings.
+        ConfigError: The folder cannot be written, holds the results of another run, or belongs to a
+            run that began with other settings.
     """
     parent = Path(settings.output_dir) / settings.task
     try:
         if settings.resume:
             earlier = _earlier_run(parent, settings)
             if earlier is not None:
-                (earlier / LOG).touch()
+                (earlier / LOG).touch()  # raises now, and not at the end, if it cannot be written
                 return RunFolder(earlier, True, _finished(earlier))
         if settings.run_name is None:
             folder = _new_folder(parent, _now())
@@ -78,9 +89,9 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / LOG).touch()
-        _refuse_results(folder)
+        _check_no_results(folder)
         run = RunFolder(folder)
-        run.checkpoint.unlink(missing_ok=True)  # of an interrupted run that is begun anew
+        run.checkpoint.unlink(missing_ok=True)  # that of an interrupted run which begins anew
     except OSError as error:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())
@@ -88,22 +99,28 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
 
 
 def check_run_name(settings: TaskSettings) -> None:
-    """See that a named folder is free, before the first of several runs begins.
+    """Check that a named folder is free, before the first of several runs begins.
+
+    Args:
+        settings: The settings of one of the runs.
 
     Raises:
-        ConfigError: It holds the results of a finished run.
+        ConfigError: The folder holds the results of a finished run.
     """
     if settings.run_name is not None and not settings.resume:
-        _refuse_results(Path(settings.output_dir) / settings.task / settings.run_name)
+        _check_no_results(Path(settings.output_dir) / settings.task / settings.run_name)
 
 
 def open_suite_folder(settings: Settings) -> Path:
-    """The folder for the summary of several runs, each of which has its own: see `open_run_folder`.
+    """Open the folder for the summary of several runs; each run has a folder of its own besides.
 
     It is `output_dir/glue/RUN_NAME`, or `output_dir/suite/RUN_NAME` where other tasks take part.
 
+    Args:
+        settings: The settings of all runs.
+
     Raises:
-        ConfigError: It cannot be written, or holds the results of other settings.
+        ConfigError: The folder cannot be written, or holds the results of other settings.
     """
     parent = Path(settings.output_dir) / ("glue" if {*settings.tasks} <= {*GLUE_TASKS} else "suite")
     try:
@@ -114,7 +131,7 @@ def open_suite_folder(settings: Settings) -> Path:
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
-            _refuse_results(folder)
+            _check_no_results(folder)
     except OSError as error:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())
@@ -122,10 +139,12 @@ def open_suite_folder(settings: Settings) -> Path:
 
 
 def _finished(folder: Path) -> bool:
+    """Whether the folder holds the results of a finished run."""
     return (folder / METRICS).exists() or (folder / STUDY).exists()
 
 
-def _refuse_results(folder: Path) -> None:
+def _check_no_results(folder: Path) -> None:
+    """Raise a `ConfigError` if the folder holds the results of a finished run."""
     if _finished(folder):
         raise ConfigError(
             f"run_name={folder.name}: {folder} holds the results of a finished run; take "
@@ -134,10 +153,14 @@ def _refuse_results(folder: Path) -> None:
 
 
 def open_prediction_folder(settings: Settings, task: str) -> Path:
-    """A new folder for the results of `mode=predict`.
+    """Open a new folder for the results of `mode=predict`.
+
+    Args:
+        settings: The settings of the run.
+        task: The name of the task.
 
     Raises:
-        ConfigError: It cannot be written, or `run_name` is the name of one that holds something.
+        ConfigError: The folder cannot be written, or `run_name` names one that is not empty.
     """
     parent = Path(settings.output_dir) / task
     try:
@@ -167,30 +190,33 @@ def _now() -> str:
 
 
 def _earlier_run(parent: Path, settings: Settings) -> Path | None:
-    """The run to go on with; None where there is none, and the run begins."""
+    """The folder of the run to resume; None where there is none, and a new run begins."""
     if settings.run_name is not None:
         folder = parent / settings.run_name
         if not (folder / CONFIG).is_file():
             return None
-        if changed := _changed(folder, settings):
-            raise _refusal(folder, changed)
+        if changed := _changed_settings(folder, settings):
+            raise _cannot_resume(folder, changed)
         return folder
     folders = sorted(parent.glob(f"*/{CONFIG}"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
     changes: dict[Path, dict[str, str]] = {}
     for path in folders:
-        with suppress(ConfigError):  # one that cannot be read is not the one that is meant
-            changes[path.parent] = _changed(path.parent, settings)
+        with suppress(ConfigError):  # a folder that cannot be read is not the one to resume
+            changes[path.parent] = _changed_settings(path.parent, settings)
     same = [folder for folder, changed in changes.items() if not changed]
     if same:
         return same[0]
     for folder, changed in changes.items():
-        # A fine-tuning by itself never has metrics, and is no run that could go on training.
+        # The user wants to resume, and the latest unfinished run of this mode has other settings:
+        # an error says so, where a new run would be a surprise. Runs of other modes do not count: a
+        # fine-tuning, for one, never has metrics and would look unfinished for ever.
         if "mode" not in changed and not _finished(folder):
-            raise _refusal(folder, changed)
+            raise _cannot_resume(folder, changed)
     return None
 
 
-def _refusal(folder: Path, changed: Mapping[str, str]) -> ConfigError:
+def _cannot_resume(folder: Path, changed: Mapping[str, str]) -> ConfigError:
+    """The error that says which settings were others when the run in `folder` began."""
     return ConfigError(
         f"resume=true would go on with {folder}, but its settings were others:\n"
         + "".join(f"  {key}: {difference}\n" for key, difference in changed.items())
@@ -199,8 +225,19 @@ def _refusal(folder: Path, changed: Mapping[str, str]) -> ConfigError:
     )
 
 
-def _changed(folder: Path, settings: Settings) -> dict[str, str]:
-    """The settings that differ from those with which the run in `folder` began, and how."""
+def _changed_settings(folder: Path, settings: Settings) -> dict[str, str]:
+    """The settings that differ from those with which the run in a folder began.
+
+    Args:
+        folder: The folder of that run.
+        settings: The settings of the run that would resume it.
+
+    Returns:
+        The two values of each such setting, as text, by dotted key.
+
+    Raises:
+        ConfigError: The settings of that run cannot be read.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
@@ -220,13 +257,13 @@ def _changed(folder: Path, settings: Settings) -> dict[str, str]:
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """`parent/name`, or `parent/name-2` and so on where another run was as quick."""
+    """Make the folder `parent/name`; if another run has just made it, `parent/name-2` and so on."""
     for number in itertools.count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            if not folder.is_dir():  # a file in the way, here or above
+            if not folder.is_dir():  # a file is in the way, here or further up
                 raise
         else:
             return folder

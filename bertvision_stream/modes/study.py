@@ -1,4 +1,4 @@
-"""A study: BERT and heads on nested shares of the rows, heads of all shares on one stream."""
+"""`mode=study`: BERT and heads on nested fractions of the rows, on as few streams as possible."""
 
 from dataclasses import replace
 from itertools import product
@@ -36,13 +36,13 @@ from bertvision_stream.utils.log import log
 
 
 def study_task(inputs: TaskInputs, folder: RunFolder, command: str, engine: Engine) -> None:
-    """`mode=study`: compare amounts of data and of fine-tuning, and write what came of it.
+    """Compare amounts of data and of fine-tuning, and write the results.
 
     Args:
         inputs: The settings, with `study.*` filled in, and all rows.
-        folder: The folder for the results.
-        command: The command line, for the records.
-        engine: Computes.
+        folder: The folder of the run.
+        command: The command line, which the results record.
+        engine: The engine that fine-tunes and runs the streams.
 
     Raises:
         ConfigError: The rows are not those of the study that is resumed.
@@ -60,18 +60,19 @@ def study_task(inputs: TaskInputs, folder: RunFolder, command: str, engine: Engi
 
 
 def run_study(inputs: TaskInputs, path: Path, *, engine: Engine, resume: bool) -> Study:
-    """Fine-tune BERT for each amount of fine-tuning, fraction and seed; train heads on each.
+    """Fine-tune BERT for each amount of fine-tuning, fraction and seed, and train heads on each.
 
-    Every BERT has one stream, of the rows that it was fine-tuned on. A head learns from it on the
-    same rows. On the stream of the largest fraction there is one more head for every other
-    fraction, which learns from the rows of that fraction alone. BERT without fine-tuning
-    (`finetune_epochs=0`) is the same for all fractions, and needs no stream but that one.
+    Each fine-tuned BERT has one stream, of the rows that it was fine-tuned on, and a head that
+    learns from the same rows. On the stream of the largest fraction there is one more head for
+    every smaller fraction, which learns from the rows of that fraction alone. BERT without
+    fine-tuning (`finetune_epochs=0`) is the same for all fractions, so that one stream of the
+    largest fraction serves all of them.
 
     Args:
         inputs: The settings, with `study.*` filled in, and all rows.
-        path: The file in which a study that is interrupted is kept.
-        engine: Computes.
-        resume: Whether to go on with what is in `path`.
+        path: The file in which the study so far is kept, in case it is interrupted.
+        engine: The engine that fine-tunes and runs the streams.
+        resume: Whether to go on with the study in `path`, if there is one.
 
     Raises:
         ConfigError: The rows are not those of the study that is resumed.
@@ -115,7 +116,14 @@ def run_study(inputs: TaskInputs, path: Path, *, engine: Engine, resume: bool) -
 def part_settings(
     settings: TaskSettings, *, fraction: float, epochs: float, seed: int
 ) -> TaskSettings:
-    """The settings with which `mode=train` would do one part of a study."""
+    """The settings of one part of a study, as `mode=train` would have them.
+
+    Args:
+        settings: The settings of the study.
+        fraction: The fraction of the training rows.
+        epochs: The epochs of fine-tuning.
+        seed: The seed of the part.
+    """
     return settings.model_copy(
         update={
             "seed": seed,
@@ -126,12 +134,19 @@ def part_settings(
 
 
 def subset_rows(job: Job, num_examples: int, fraction: float) -> tuple[np.ndarray, int]:
-    """The job's training rows that belong to a smaller fraction, and how many examples they are.
+    """The training rows of a job that belong to a smaller fraction than the job's own.
+
+    The seed of the job draws the samples of both fractions, and the smaller sample lies inside the
+    larger one.
 
     Args:
-        job: Its seed draws both samples, of which the smaller lies inside the larger.
-        num_examples: Of all, before any sample was drawn.
-        fraction: The smaller one.
+        job: A job with the rows of its own fraction.
+        num_examples: The number of training examples before any sample was drawn.
+        fraction: The smaller fraction.
+
+    Returns:
+        The rows in the token store of the job, int64, ascending; and the number of examples that
+        they belong to, which is smaller where long examples have several rows.
     """
     seed, largest = job.settings.seed, job.settings.data.train_fraction
     within = nested_sample(num_examples, fraction=largest, seed=seed)
@@ -143,13 +158,16 @@ def subset_rows(job: Job, num_examples: int, fraction: float) -> tuple[np.ndarra
 def _run_part(
     job: Job, num_examples: int, smaller: list[float], engine: Engine
 ) -> tuple[StreamOutcome, dict[float, int]]:
-    """Run a stream with all its heads; also returns the training examples by fraction.
+    """Run the stream of one part of a study, with all its heads.
 
     Args:
         job: The part, with the rows of its own fraction.
-        num_examples: The training examples of the study before any sample was drawn.
-        smaller: The fractions of the heads beside the part's own.
-        engine: Computes.
+        num_examples: The number of training examples before any sample was drawn.
+        smaller: The smaller fractions that get a head on this stream too.
+        engine: The engine that runs the stream.
+
+    Returns:
+        The results of the stream, and the number of training examples of each fraction.
     """
     settings = job.settings
     own, epochs = settings.data.train_fraction, settings.finetune.epochs
@@ -163,11 +181,12 @@ def _run_part(
 
 
 def _name(fraction: float) -> str:
+    """The name of the head of a fraction."""
     return f"head on {fraction:g} of the rows"
 
 
 def _points(job: Job, outcome: StreamOutcome, examples: dict[float, int]) -> list[Point]:
-    """What BERT and the heads of one stream are worth."""
+    """The scores of BERT and of the heads of one stream."""
     settings = job.settings
     epochs, own = settings.finetune.epochs, settings.data.train_fraction
     objective, stores = make_objective(job.data.task), job.corpus.stores
@@ -177,7 +196,7 @@ def _points(job: Job, outcome: StreamOutcome, examples: dict[float, int]) -> lis
         points.append(Point(BERT, epochs, own, settings.seed, examples[own], scores))
     for fraction, count in examples.items():
         head = outcome.heads[_name(fraction)]
-        # BERT as it is has learned from no row, whatever the fraction.
+        # Without fine-tuning BERT has seen no row, so that the head alone depends on the fraction.
         predictor = HEAD if fraction == own or epochs == 0 else HEAD_ON_ALL
         scores = {} if head.failure else objective.metrics_by_split(head.logits, stores)
         points.append(
@@ -187,6 +206,7 @@ def _points(job: Job, outcome: StreamOutcome, examples: dict[float, int]) -> lis
 
 
 def _stream_use(job: Job, outcome: StreamOutcome) -> StreamUse:
+    """What one stream extracted, and the time that it took."""
     return StreamUse(
         finetune_epochs=job.settings.finetune.epochs,
         fraction=job.settings.data.train_fraction,

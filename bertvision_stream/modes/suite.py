@@ -13,19 +13,19 @@ from bertvision_stream.utils.errors import RUN_ERROR, BertvisionError
 
 
 def run_suite(settings: Settings, inputs: list[TaskInputs], command: str, runtime: Runtime) -> int:
-    """Run several tasks, or seeds, one after another; one that fails does not stop the rest.
+    """Run several tasks or seeds one after another; a run that fails does not stop the others.
 
     Args:
         settings: The settings of all runs.
-        inputs: The inputs of each run; they are let go one by one.
-        command: The command line, for the records.
-        runtime: Starts what computes, and searches.
+        inputs: The inputs of each run. The list is emptied run by run, which frees their rows.
+        command: The command line, which the results record.
+        runtime: Starts the engine, and searches.
 
     Returns:
         The exit code: 0, or 1 where a run failed.
 
     Raises:
-        ConfigError: A folder of results is taken.
+        ConfigError: A folder that `run_name` gives to a run holds results already.
     """
     from bertvision_stream.modes.run_folder import check_run_name, open_suite_folder
     from bertvision_stream.report.suite import (
@@ -53,9 +53,9 @@ def run_suite(settings: Settings, inputs: list[TaskInputs], command: str, runtim
             cause = str(error) or repr(error)
             entries.append(Entry(task, seed, failure=cause))
             print(f"\n{task}, seed {seed}, failed: {cause}\n", file=sys.stderr)
-            runtime.stop()  # with what the failed run may have left behind
+            runtime.stop()  # this also ends the actors that a failed run may have left behind
         del each
-        if folder is not None:  # after each run: an interruption loses nothing
+        if folder is not None:  # after each run, so that an interruption loses no results
             write_json(folder / "metrics.json", suite_json(entries, command))
             write_text(folder / "summary.md", render_suite_markdown(entries, command))
     if folder is not None:

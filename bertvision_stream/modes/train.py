@@ -1,4 +1,4 @@
-"""One task in its mode, from its folder to its results; `mode=train`, `search` and `finetune`."""
+"""One task in any mode, and in particular `mode=train`, `mode=search` and `mode=finetune`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def run_task(inputs: TaskInputs, command: str, runtime: Runtime) -> Path:
-    """Run one task in its mode, from its rows to its results; prints as it goes.
+    """Run one task in the mode of its settings, from its rows to its results.
 
     Args:
         inputs: The settings and the rows of the task.
-        command: The command line, for the records.
-        runtime: Starts what computes, and searches.
+        command: The command line, which the results record.
+        runtime: Starts the engine, and searches.
 
     Returns:
         The folder of the results.
@@ -45,7 +45,8 @@ def run_task(inputs: TaskInputs, command: str, runtime: Runtime) -> Path:
             log.warning("note: %s", note)
         for note in inputs.data.notes:
             log.info("note: %s", note)
-        # Each mode is imported when it runs: torch takes seconds, and errors of settings do not.
+        # Each mode is imported only when it runs: torch takes seconds to load, and errors in the
+        # settings are to be reported before.
         if settings.mode == "plan":
             from bertvision_stream.modes.plan import plan_task
 
@@ -65,7 +66,13 @@ def run_task(inputs: TaskInputs, command: str, runtime: Runtime) -> Path:
 
 
 def finetune_task(inputs: TaskInputs, folder: RunFolder, engine: Engine) -> None:
-    """`mode=finetune`: fine-tune the backbone, and say what its own classifier scores."""
+    """`mode=finetune`: fine-tune the backbone, and log the scores of its own classifier.
+
+    Args:
+        inputs: The settings and the rows of the task.
+        folder: The folder of the run.
+        engine: The engine that fine-tunes.
+    """
     from bertvision_stream.modes.preparation import prepare_job
 
     checkpoint = _checkpoint_of(inputs, folder)
@@ -87,10 +94,10 @@ def train_task(
 
     Args:
         inputs: The settings and the rows of the task.
-        folder: The folder for the results.
-        command: The command line, for the records.
-        runtime: Searches.
-        engine: Computes.
+        folder: The folder of the run.
+        command: The command line, which the results record.
+        runtime: Runs the search.
+        engine: The engine that fine-tunes and runs the stream.
         start: When the run began, by `time.perf_counter`.
     """
     from bertvision_stream.modes.preparation import check_unchanged, prepare_job
@@ -107,7 +114,7 @@ def train_task(
         found = runtime.search(searched, inputs.after_search, folder.path, resume=folder.resumed)
         search_finetune_seconds = searched.backbone.seconds
         inputs = inputs_after_search(inputs.after_search, found.settings)
-        del searched  # its weights are let go before others are loaded
+        del searched  # this frees its weights before others are loaded
         log.info("training the best on %s examples", f"{len(inputs.data.train.labels):,}")
     job = prepare_job(inputs, engine, checkpoint=checkpoint, reuse=found is not None)
     facts = job.facts
@@ -135,7 +142,7 @@ def train_task(
 
 
 def _checkpoint_of(inputs: TaskInputs, folder: RunFolder) -> Checkpoint | None:
-    """The state to resume from; says whether there is one, if the user asked to resume."""
+    """The state to resume from, or None; if the user asked to resume, log which of the two."""
     from bertvision_stream.training.checkpoint import load_checkpoint
 
     if folder.checkpoint.exists():
@@ -149,6 +156,6 @@ def _checkpoint_of(inputs: TaskInputs, folder: RunFolder) -> Checkpoint | None:
 
 
 def _with_finetune_seconds(job: Job, seconds: float) -> Job:
-    """The job with what a fine-tuning before its search took added to its own."""
+    """The job with the seconds of the fine-tuning before its search added to its own."""
     backbone = replace(job.backbone, seconds=job.backbone.seconds + seconds)
     return replace(job, backbone=backbone)

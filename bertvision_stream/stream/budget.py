@@ -1,4 +1,4 @@
-"""The byte budget: how much of the object store hidden states may take, and what it is spent on."""
+"""The byte budget: how much of the object store blocks may take, and which of them are kept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,32 +8,34 @@ from bertvision_stream.stream.blocks import TRAIN, BlockKey, strata
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.units import format_bytes
 
-# Of the object store's capacity: the rest is for what Ray needs and for blocks freed but not yet
-# gone.
+# The share of the object store that blocks may take. The rest is for what Ray itself needs, and for
+# blocks that are freed but not gone yet.
 STORE_SHARE = 0.7
 
-# In flight at once: for each extractor one block being made, one queued and one delivered, and a
-# few more so that a slow trainer step stalls nobody.
+# The blocks in flight at once: for each extractor one that is being made, one that is queued and
+# one that is delivered; and a few more, so that a slow step of a trainer stalls no extractor.
 BLOCKS_PER_EXTRACTOR = 3
 SPARE_BLOCKS = 2
 
 
 def max_blocks(num_extractors: int) -> int:
-    """Blocks in flight that keep all extractors busy."""
+    """The number of blocks in flight that keeps all extractors busy."""
     return BLOCKS_PER_EXTRACTOR * num_extractors + SPARE_BLOCKS
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How the bytes are spent.
+    """The limits on bytes, and the blocks that are kept for later epochs.
 
     Attributes:
-        total_bytes: Limit of the bytes of hidden states that exist at once.
-        window_bytes: For blocks in flight: being made, waiting, delivered but not acknowledged.
-        pinned: Blocks kept between epochs; their bytes and the window's never pass the total.
-        pinned_bytes: Their bytes.
-        epoch_bytes: Bytes that one epoch delivers.
-        store_share: Share of each node's object store that blocks may take.
+        total_bytes: The most bytes of blocks that exist at once.
+        window_bytes: The most bytes of blocks in flight: those that are being made, wait, or are
+            delivered while a trainer has not replied yet.
+        pinned: The blocks that are kept for later epochs. Their bytes and those of the window are
+            together never more than the total.
+        pinned_bytes: The bytes of the pinned blocks.
+        epoch_bytes: The bytes that one epoch delivers.
+        store_share: The share of the object store of each node that blocks may take.
     """
 
     total_bytes: int
@@ -45,7 +47,7 @@ class Budget:
 
     @property
     def cached_share(self) -> float:
-        """Share of an epoch's bytes that comes from the cache, from the second epoch on."""
+        """The share of the bytes of an epoch, from the second epoch on, that the cache holds."""
         return self.pinned_bytes / self.epoch_bytes
 
 
@@ -63,15 +65,16 @@ def plan_budget(
     """Decide how many bytes to use, and which blocks to keep.
 
     Args:
-        block_bytes: Bytes of each block, of all splits.
+        block_bytes: The bytes of each block, of all splits.
         validation: The validation blocks.
-        num_train: Number of training blocks.
-        seed: The run's seed.
-        settings: `stream.budget`: `auto` is what is useful, up to a share of the object store; and
-            `stream.cache`: `auto` is what the budget leaves beside a comfortable window.
-        store_bytes: Room in the object stores of all nodes together.
-        num_nodes: Number of them.
-        num_extractors: Extractors to keep busy.
+        num_train: The number of training blocks.
+        seed: The seed of the run.
+        settings: `stream.budget`, with `auto` as many bytes as are of use, up to a share of the
+            object store; and `stream.cache`, with `auto` what the budget leaves beside a window
+            that keeps all extractors busy.
+        store_bytes: The room for blocks in the object stores of all nodes together.
+        num_nodes: The number of nodes.
+        num_extractors: The number of extractors to keep busy.
 
     Raises:
         ConfigError: The budget is too small for two blocks, or larger than the object store.
@@ -105,11 +108,13 @@ def plan_budget(
                 f"stream.budget={budget} ({format_bytes(budget)}) is more than Ray's object store "
                 f"holds: {store_bytes} ({format_bytes(store_bytes)}). Lower it or leave it out."
             )
-    # The window comes first: a cache that starves it would make every epoch slower, not faster.
+    # The window comes first. If the cache left it too little, extractors and trainers would wait
+    # for each other, and every epoch would be slower than without the cache.
     window = min(comfortable, max(smallest, total // 2))
     cache_bytes = total - window if cache == "auto" else min(cache, total - smallest)
     if num_nodes > 1:
-        # A block lies on one node; each node keeps room for two that pass, and a gap may be left.
+        # A block lies whole on one node. So each node needs room for two blocks in flight, and a
+        # third one is for the gap that is too small for another block.
         in_stores = max(available, total) - 3 * largest * num_nodes
         cache_bytes = max(min(cache_bytes, in_stores), 0)
     pinned = choose_pinned(
@@ -134,27 +139,27 @@ def choose_pinned(
     seed: int,
     cache_bytes: int,
 ) -> frozenset[BlockKey]:
-    """The blocks that are kept once they are made, and never evicted within a run.
+    """Choose the blocks that are kept once they are made, and never evicted within a run.
 
-    An epoch reads every block once, in a new order. With room for a share s of the bytes, a least
-    recently used cache has mostly dropped a block by the time that it comes round again: it hits
-    s + (1 - s) ln(1 - s) of the time, 15 % at s = 0.5. A fixed set hits exactly s, and no policy
-    can do better, as each block is read once between two reads of any other (CoorDL's MinIO cache,
-    Mohan et al., PVLDB 14(5), 2021, makes the point for raw data).
+    Each epoch reads every block once, in a new order. With room for a share s of the bytes, a cache
+    that evicts the least recently used block has mostly dropped a block before it is read again:
+    its hit rate is s + (1 - s) ln(1 - s), 15 % at s = 0.5. A fixed set of blocks has a hit rate of
+    exactly s, and no policy can do better, as each block is read once between two reads of any
+    other (Mohan et al., PVLDB 14(5), 2021, show this for raw data, with the MinIO cache of CoorDL).
 
-    Validation blocks go first: every head reads them in every epoch. Training blocks follow stratum
-    by stratum. An epoch's order takes one block of each stratum in turn (see `blocks.epoch_order`),
-    so the pinned ones are spread evenly through every epoch, and extraction and training overlap
-    all along, while the order itself knows nothing of the cache. With m of the 8 strata pinned
-    whole, at most 2 (8 - m) blocks in a row need a forward pass, however long the epoch is; by
-    chance alone it would be ever more.
+    Validation blocks come first, as every head reads them in every epoch. Training blocks follow
+    stratum by stratum. The order of an epoch takes one block of each stratum in turn (see
+    `blocks.epoch_order`). The pinned blocks are thus spread evenly over every epoch, so that
+    extraction and training overlap all the time, and yet the order does not depend on the cache.
+    With m of the 8 strata pinned whole, at most 2 (8 - m) blocks in a row need a forward pass,
+    however long the epoch is; in an order by chance alone, such rows would grow with the epoch.
 
     Args:
-        block_bytes: Bytes of each block.
+        block_bytes: The bytes of each block.
         validation: The validation blocks.
-        num_train: Number of training blocks.
+        num_train: The number of training blocks.
         seed: The seed of the strata.
-        cache_bytes: Most bytes to keep.
+        cache_bytes: The most bytes to keep.
     """
     order = [BlockKey(TRAIN, int(i)) for s in strata(num_train, seed=seed) for i in s]
     pinned = set()

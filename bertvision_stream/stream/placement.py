@@ -1,4 +1,4 @@
-"""Which actor gets which CPUs, GPUs and threads."""
+"""The placement: how many actors there are, and which CPUs, GPUs and threads each of them gets."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.utils.errors import ConfigError
 
-# Shares of a GPU where extractors and trainers are left to `auto`: each extractor leaves room
-# beside it.
+# The shares of a GPU that an extractor and all trainers together get with `auto`: a GPU that
+# extracts has room for the trainers too.
 EXTRACTOR_GPU_SHARE = 0.8
-
-
 TRAINERS_GPU_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What the cluster has in all: CPU cores, GPUs, nodes, bytes of object stores.
+    """The resources of all nodes of a cluster together.
 
-    `store_used_bytes` of them were taken by others when we came. `memory_bytes` is what there is
-    for processes, as Ray counts it.
+    Attributes:
+        num_cpus: The number of CPU cores.
+        num_gpus: The number of GPUs.
+        num_nodes: The number of nodes.
+        store_bytes: The capacity of the object stores.
+        store_used_bytes: The bytes of the object stores that others had taken before this run.
+        memory_bytes: The memory for processes, as Ray counts it.
     """
 
     num_cpus: int
@@ -33,16 +36,28 @@ class ClusterResources:
     memory_bytes: int = 0
 
     def free_store_bytes(self, resident_bytes: int) -> int:
-        """Bytes for blocks where each node's object store also holds `resident_bytes` of ours."""
+        """The room for blocks in the object stores of all nodes together.
+
+        Args:
+            resident_bytes: The bytes of weights and tokens, of which every node gets a copy.
+        """
         return max(self.store_bytes - self.store_used_bytes - self.num_nodes * resident_bytes, 0)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Who gets what: how many actors; the CPUs and GPUs, as Ray counts them, and threads of each.
+    """The number of extractors, and what each extractor and each trainer gets.
 
-    A trainer reserves no CPU: on a CPU it shares the extractors' cores, for a fraction of their
-    time, and has all of them where blocks come from the cache.
+    A trainer reserves no CPU. Without a GPU it shares the cores of the extractors, of which it
+    needs a small part of the time, and it has all of them while blocks come from the cache.
+
+    Attributes:
+        num_extractors: The number of extractors.
+        extractor_cpus: The CPUs that an extractor reserves, as Ray counts them.
+        extractor_gpus: The GPUs that an extractor reserves, a fraction allowed.
+        extractor_threads: The CPU threads of an extractor.
+        trainer_gpus: The GPUs that a trainer reserves, a fraction allowed.
+        trainer_threads: The CPU threads of a trainer.
     """
 
     num_extractors: int
@@ -56,13 +71,18 @@ class Placement:
 def plan_placement(cluster: ClusterResources, settings: TaskSettings) -> Placement:
     """Assign CPUs, GPUs and threads to extractors and trainers.
 
-    Without a GPU an extractor gets one thread and there are as many as cores: two of one thread
-    beat one of two by a quarter, and a thread more than there are cores makes all of them slower.
-    With GPUs there is one extractor for each GPU, and trainers take the share that extractors
-    leave.
+    Without a GPU there is an extractor with one thread for each core: two extractors with one
+    thread are faster by a quarter than one with two threads, and more threads than cores make all
+    of them slower. With GPUs there is an extractor for each GPU, and the trainers get the share
+    that the extractors leave.
+
+    Args:
+        cluster: The resources of the cluster.
+        settings: `extract.num_extractors`, `extract.num_gpus`, `train.num_trainers` and
+            `train.num_gpus`.
 
     Raises:
-        ConfigError: More GPUs are asked for than there are.
+        ConfigError: The settings ask for more GPUs than there are.
     """
     extract, train = settings.extract, settings.train
     if cluster.num_gpus == 0:
@@ -73,6 +93,7 @@ def plan_placement(cluster: ClusterResources, settings: TaskSettings) -> Placeme
             if value not in ("auto", 0):
                 raise ConfigError(f"{key}={value}, but the cluster has no GPU. Leave it out.")
         count = cluster.num_cpus if extract.num_extractors == "auto" else extract.num_extractors
+        # Rounded down to hundredths, so that the reservations of all extractors together fit.
         cpus = min(1.0, math.floor(100 * cluster.num_cpus / count) / 100)
         threads = max(1, cluster.num_cpus // cluster.num_nodes // train.num_trainers)
         return Placement(count, cpus, 0, 1, 0, threads)
@@ -84,6 +105,7 @@ def plan_placement(cluster: ClusterResources, settings: TaskSettings) -> Placeme
     upper = cluster.num_cpus
     if extractor_gpus > 0:
         upper = int(cluster.num_gpus / extractor_gpus + 1e-9)
+    # The most extractors that fit on the GPUs beside all trainers.
     fitting = (
         n
         for n in range(upper, 0, -1)
@@ -103,7 +125,15 @@ def plan_placement(cluster: ClusterResources, settings: TaskSettings) -> Placeme
 
 
 def fits_on_gpus(demands: Sequence[float], num_gpus: int) -> bool:
-    """Whether Ray can serve all: whole GPUs must be free; a fraction goes where it fits best."""
+    """Whether Ray can place all demands.
+
+    A demand of whole GPUs needs GPUs that nobody uses. A fraction of a GPU lies on one GPU, and Ray
+    takes the one that it fits best.
+
+    Args:
+        demands: The GPUs that each actor reserves, in the order in which the actors start.
+        num_gpus: The number of GPUs of the cluster.
+    """
     free = [1.0] * num_gpus
     for demand in demands:
         if demand >= 1:

@@ -1,4 +1,7 @@
-"""What the feature stream knows of a run: names, orders and bytes, and no tensor."""
+"""The plan of a stream: which blocks are delivered, in which order, within which limits.
+
+It holds the names and sizes of blocks and no tensor, so that it is small and needs no torch.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,15 +21,21 @@ from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.units import format_bytes
 
-# A call costs a trainer's node some 2 ms, about a fifth of the time that a small block trains.
-# Large ones are worth calls of their own, and may have to cross the network first.
+# The most blocks, and the most bytes, that a trainer is given in one call. A call costs the node of
+# a trainer some 2 ms, about a fifth of the time that it trains on a small block. Large blocks are
+# worth calls of their own: they take longer to train on, and may have to cross the network first.
 BLOCKS_AT_ONCE = 8
 BYTES_AT_ONCE = 128 * 2**20
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Position:
-    """A place in the stream: an epoch, and the number of a delivery in it, both from 0."""
+    """A place in the order of deliveries.
+
+    Attributes:
+        epoch: The epoch, counted from 0.
+        index: The number of the delivery in its epoch, counted from 0.
+    """
 
     epoch: int
     index: int
@@ -36,31 +45,33 @@ class Position:
 
     @property
     def next(self) -> "Position":
+        """The position after this one in the same epoch."""
         return Position(self.epoch, self.index + 1)
 
 
 class DeliveryStatus(Enum):
-    """What became of a delivery."""
+    """What a trainer has done with a delivery."""
 
     CONSUMED = "consumed"
-    DUPLICATE = "consumed before"  # delivered again after a fault: nothing is trained twice
+    # A block that is delivered again after a fault is ignored, so that no row is trained on twice.
+    DUPLICATE = "consumed before"
     TOO_EARLY = "refused, as a delivery before it is missing"
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """All that is to be delivered, and within which limits.
+    """The blocks to deliver, their order and the limits.
 
     Attributes:
-        seed: Of the epoch orders.
-        num_epochs: Epochs at most; fewer where all heads stop early.
-        same_order: Whether every epoch has the order of the first. A search wants that: a head that
-            joins late is then given what it would have been given from the start.
-        num_train: Number of training blocks.
-        validation: Validation blocks, delivered at the end of each epoch.
-        block_bytes: Bytes of each block.
-        block_tokens: Tokens of each block.
-        budget: How many bytes may exist, and which blocks are kept.
+        seed: The seed of the orders of the epochs.
+        num_epochs: The number of epochs; fewer are run if all heads stop early.
+        same_order: Whether every epoch has the order of the first. A search needs this: a head that
+            joins late is then given the blocks in the order that it would have had from the start.
+        num_train: The number of training blocks.
+        validation: The validation blocks, which are delivered at the end of each epoch.
+        block_bytes: The bytes of each block.
+        block_tokens: The tokens of each block.
+        budget: The limit on bytes, and the blocks that are kept for later epochs.
     """
 
     seed: int
@@ -73,12 +84,12 @@ class StreamPlan:
     budget: Budget
 
     def sequence(self, epoch: int) -> list[BlockKey]:
-        """The deliveries of an epoch (counted from 0), in order."""
+        """The blocks of an epoch (counted from 0), in the order of delivery."""
         epoch = 0 if self.same_order else epoch
         return epoch_sequence(self.num_train, self.validation, seed=self.seed, epoch=epoch)
 
     def deliveries(self, start: Position, last_epoch: int) -> Iterator[tuple[Position, BlockKey]]:
-        """All deliveries from `start` to the end of `last_epoch`, over the borders of epochs."""
+        """All deliveries from `start` to the end of `last_epoch`, in order."""
         for epoch in range(start.epoch, last_epoch + 1):
             first = start.index if epoch == start.epoch else 0
             for index, key in enumerate(self.sequence(epoch)[first:], start=first):
@@ -86,16 +97,16 @@ class StreamPlan:
 
     @property
     def largest_bytes(self) -> int:
-        """Bytes of the largest block."""
+        """The bytes of the largest block."""
         return max(self.block_bytes.values())
 
     @property
     def blocks_at_once(self) -> int:
-        """Most blocks that a trainer is given in one call, which takes as long as for one."""
+        """The most blocks that a trainer is given in one call, which costs as much as for one."""
         return min(max(BYTES_AT_ONCE // self.largest_bytes, 1), BLOCKS_AT_ONCE)
 
     def most_in_flight(self, num_extractors: int) -> int:
-        """Most blocks being made, waiting or delivered: what keeps all actors busy."""
+        """The number of blocks in flight (made, waiting or delivered) that keeps all actors busy."""
         return max_blocks(num_extractors) + 2 * (self.blocks_at_once - 1)
 
 
@@ -108,18 +119,18 @@ def choose_block_tokens(
     num_extractors: int,
     on_gpu: bool,
 ) -> int:
-    """The block size that is asked for, or one that suits the data and the memory.
+    """The most tokens of a block: as the settings say, or as suits the data and the memory.
 
     Args:
         settings: `extract.block_tokens` and `stream.budget`.
-        stores: Tokens of every split.
-        block_format: What fixes a token's bytes.
-        store_bytes: Room in the object store.
-        num_extractors: How many blocks are in flight.
-        on_gpu: Whether extractors have GPUs.
+        stores: The tokens of every split.
+        block_format: The format of blocks, which fixes the bytes of a token.
+        store_bytes: The room for blocks in the object stores of all nodes together.
+        num_extractors: The number of extractors, which fixes how many blocks are in flight.
+        on_gpu: Whether the extractors have GPUs.
 
     Raises:
-        ConfigError: It is less than the longest example.
+        ConfigError: `extract.block_tokens` is less than the longest example has.
     """
     longest = max(int(store.lengths.max()) for store in stores.values())
     budget = settings.stream.budget
@@ -141,11 +152,11 @@ def choose_block_tokens(
 
 
 def describe_budget(plan: StreamPlan, *, store_bytes: int, codec: str) -> str:
-    """What was decided about memory, in one line for people.
+    """One line for people about what was decided on memory.
 
     Args:
-        plan: The decision.
-        store_bytes: Room in the object store.
+        plan: The plan.
+        store_bytes: The room for blocks in the object stores of all nodes together.
         codec: `extract.codec`.
     """
     budget, num_blocks, later = plan.budget, len(plan.block_bytes), plan.num_epochs - 1
@@ -175,15 +186,15 @@ def plan_stream(
     store_bytes: int,
     same_order: bool = False,
 ) -> StreamPlan:
-    """What is to be streamed, within which limits.
+    """Plan a stream: its blocks, their order and the limits.
 
     Args:
         settings: The settings of the task.
-        corpus: The blocks.
-        block_format: Fixes the bytes of a block.
-        num_extractors: How many extractors make them.
-        num_nodes: The nodes of the cluster.
-        store_bytes: The room in their object stores together.
+        corpus: The corpus, which is packed into blocks.
+        block_format: The format of blocks, which fixes their bytes.
+        num_extractors: The number of extractors.
+        num_nodes: The number of nodes of the cluster.
+        store_bytes: The room for blocks in the object stores of all nodes together.
         same_order: Whether every epoch has the order of the first.
 
     Raises:

@@ -1,6 +1,6 @@
 """The feature stream with its actors on a Ray cluster: same numbers, exactly once, bounded, loud.
 
-What `training.train_in_process` makes of the same plan is the oracle. After each test no actor and
+What `modes.local.train_in_process` makes of the same plan is the oracle. After each test no actor and
 no byte may be left in the cluster.
 """
 
