@@ -41,8 +41,8 @@ class MadeBlock:
     """A block that lies in the object store of some node.
 
     Attributes:
-        ref: The ref of the block. As the feature stream has called the extractor, Ray counts the
-            stream as the owner: the block outlives its extractor, and is freed with its last ref.
+        ref: The ref of the block. The feature stream is its owner, as it has called the extractor:
+            the block outlives its extractor, and is freed with its last ref.
         lease: The extractor that made the block, and the room on its node that the block takes.
     """
 

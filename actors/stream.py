@@ -56,9 +56,9 @@ class FeatureStream:
     consume it, together with the blocks after it that are made as well, and drops the stream's own
     refs. The bytes of a block count from before it is made until all trainers have replied.
 
-    This actor calls the extractors and so owns the refs of the blocks, as Ray counts it. An object
-    dies with its owner: if extractors owned their blocks, a dead extractor would take the blocks
-    with it that wait for the trainers, and the cached ones.
+    In Ray an object is lost when its owner dies. The stream owns all blocks, because it is what
+    calls the extractors. If extractors owned their blocks, one that died would take with it the
+    blocks that wait for the trainers and those of the cache.
 
     Each trainer knows the position in the plan that it has reached. After any fault the stream asks
     the trainers for their positions, and delivers again from the earliest of them. A trainer that
@@ -359,4 +359,5 @@ def _is_kept(making: asyncio.Task[MadeBlock]) -> bool:
 
 
 def _is_made(making: asyncio.Task[MadeBlock]) -> bool:
+    """Whether a block is made, and not failed."""
     return making.done() and making.exception() is None

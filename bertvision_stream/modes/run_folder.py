@@ -180,12 +180,14 @@ def open_prediction_folder(settings: Settings, task: str) -> Path:
 
 
 def _not_writable(settings: Settings, error: OSError) -> ConfigError:
+    """The error that says which folder cannot be written, and why."""
     return ConfigError(
         f"output_dir={settings.output_dir} cannot be written: {error.strerror} ({error.filename})"
     )
 
 
 def _now() -> str:
+    """The time of day as the name of a run."""
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 

@@ -106,7 +106,7 @@ class StreamPlan:
         return min(max(BYTES_AT_ONCE // self.largest_bytes, 1), BLOCKS_AT_ONCE)
 
     def most_in_flight(self, num_extractors: int) -> int:
-        """The number of blocks in flight (made, waiting or delivered) that keeps all actors busy."""
+        """The number of blocks in flight (made, queued or delivered) that keeps all actors busy."""
         return max_blocks(num_extractors) + 2 * (self.blocks_at_once - 1)
 
 

@@ -1,4 +1,4 @@
-"""A cluster of our own, and what joining one leaves as it was."""
+"""A cluster that we start listens on this machine alone, and our handler of SIGTERM is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bertvision_stream.stream.placement import ClusterResources
 
 
 def test_a_handler_of_sigterm_is_kept_and_the_default_is_not():
-    """Ray's own handler ends the process at once: a stopped run could not say how to go on."""
+    """Ray's own handler ends the process at once: a stopped run could not say how to resume it."""
 
     def ours(signum: int, frame: object) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Faults: whatever dies, each example is trained on exactly once, and the numbers are the same."""
+"""Whatever dies, each example is trained on exactly once, and the numbers are the same."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ from bertvision_stream.utils.errors import StreamError
 pytestmark = pytest.mark.ray
 
 
-# Classes and functions made in functions: Ray then pickles them as a whole, and workers need no
-# tests.
+# Classes and functions that run in actors are defined inside functions: Ray then pickles them by
+# value, and the workers need not import the tests.
 
 
 def _make_living() -> Callable[[str], list[int]]:
     def living(class_name: str) -> list[int]:
-        """Processes of the actors of a class, on this cluster."""
+        """The ids of the processes of a class's actors on this cluster."""
         filters = [("class_name", "=", class_name), ("state", "=", "ALIVE")]
         return [a.pid for a in list_actors(ray.get_runtime_context().gcs_address, filters=filters)]
 
@@ -67,12 +67,14 @@ living = _make_living()
 def recording_trainer(
     folder: Path, *, kills: Mapping[tuple[int, int], str] | None = None, seconds: float = 0.0
 ) -> type[HeadTrainer]:
-    """Writes down the examples that it is given, and kills actors of a class at given deliveries.
+    """A trainer that records the examples it is given, and kills actors at given deliveries.
 
     Args:
-        folder: Gets `consumed` and `kills`, a line each.
-        kills: Class names, or "self", by (epoch, delivery); each is done once.
-        seconds: Added to each delivery, for a run long enough to be disturbed from outside.
+        folder: The folder for the files `consumed` and `kills`, which get a line for each.
+        kills: The class of the actors to kill, or "self", by (epoch, delivery); each is killed
+            only once, also where the delivery comes again.
+        seconds: The time that each delivery takes longer, so that a run lasts long enough to be
+            disturbed from outside.
     """
     victims, pids_of = kills or {}, living
     consumed_status = DeliveryStatus.CONSUMED
@@ -101,7 +103,7 @@ def recording_trainer(
 
 
 def assert_exactly_once(folder: Path, corpus: Corpus, plan: StreamPlan) -> None:
-    """By the ids of the examples, in every epoch and split."""
+    """Every example of every split was consumed once in every epoch, by the ids on record."""
     seen: dict[tuple[int, str], list[int]] = {}
     for line in (folder / "consumed").read_text().splitlines():
         epoch, split, rows = json.loads(line)
@@ -160,7 +162,8 @@ def test_extractors_that_die_at_random_and_a_stream_that_dies(
     def kill_extractors() -> None:
         consumed, at_last_kill = tmp_path / "consumed", 0
         while not over.wait(rng.uniform(0.5, 1.5)):
-            # Attempts are bounded: on a busy machine no extractor would live to make a block.
+            # Kill only after some progress: on a busy machine no extractor would otherwise live to
+            # make a block, and the attempts are bounded.
             size = consumed.stat().st_size if consumed.exists() else 0
             if size > at_last_kill and (pids := living("FeatureExtractor")):
                 at_last_kill = size
@@ -290,7 +293,7 @@ def test_a_full_object_store(
 ) -> None:
     heads = {"head": settings_of("extract.codec=fp32")}
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
-    others = []  # of another job, say
+    others = []  # stands for the objects of another job
     for num_bytes in (2**24, 2**20, 2**17):
         with contextlib.suppress(ray.exceptions.OutOfDiskError):
             while True:
@@ -336,7 +339,7 @@ def test_a_stage_that_waits_for_resources_says_so(
 
 
 def test_a_node_that_dies() -> None:
-    """Three nodes on this machine, in a process of its own; see `three_nodes.py`."""
+    """It runs three nodes on this machine, in a process of its own; see `three_nodes.py`."""
     script = Path(__file__).with_name("three_nodes.py")
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The metrics, as Prometheus reads them, and the Grafana dashboard that shows them."""
+"""The metrics as Prometheus reads them, and the Grafana dashboard that shows them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_grafana_dashboard_shows_every_metric_and_no_other():
 
 
 def test_the_grafana_dashboard_can_be_imported():
-    """What Grafana asks of a file: a title, panels with places, ids and sources of their own."""
+    """Grafana requires a title, and panels that have an id, a place and a data source each."""
     dashboard = json.loads(GRAFANA.read_text())
     assert dashboard["id"] is None  # it is given one
     assert dashboard["title"]
@@ -131,11 +131,11 @@ def test_the_grafana_dashboard_can_be_imported():
 
 
 Series = dict[frozenset[tuple[str, str]], float]
-"""Values by labels."""
+"""The values of a metric by their labels."""
 
 
 def scrape(run: str) -> dict[str, Series]:
-    """A run's series on this node's metrics endpoint, by name."""
+    """The metrics of a run at the endpoint of this node, by name."""
     (node,) = (node for node in ray.nodes() if node["Alive"])
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(url, timeout=30) as answer:
@@ -153,7 +153,7 @@ def scrape(run: str) -> dict[str, Series]:
 def test_metrics_of_a_real_stream(
     corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources
 ) -> None:
-    """What the endpoint serves is what stream and trainer have counted; a head goes at the end."""
+    """The endpoint serves what stream and trainer count, and drops a head that is removed."""
     heads = {"stays": settings_of(epochs=2), "goes": settings_of(epochs=2, lr=1e-3)}
     plan = plan_of(heads["stays"], corpus, cluster, num_extractors=1)
     placement = placement_of(num_extractors=1)

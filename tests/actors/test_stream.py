@@ -1,7 +1,8 @@
-"""The feature stream with its actors on a Ray cluster: same numbers, exactly once, bounded, loud.
+"""The feature stream with its actors on a Ray cluster.
 
-What `modes.local.train_in_process` makes of the same plan is the oracle. After each test no actor and
-no byte may be left in the cluster.
+The results must equal those of `modes.local.train_in_process` with the same plan, the bytes must
+stay within the budget, and errors must be reported. After each test no actor and no byte may be
+left in the cluster.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def test_everything_cached(
 def test_an_epoch_within_the_look_ahead(
     corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources
 ) -> None:
-    """The next epochs ask for pinned blocks that are still being made: they are made once."""
+    """The next epochs ask for pinned blocks that are still being made: each is made only once."""
     few = Corpus.pack(corpus.stores, block_tokens=4000, seed=corpus.seed)
     heads = {"head": settings_of("extract.codec=bf16", "backbone.dtype=bf16")}
     plan = plan_of(heads["head"], few, cluster, num_extractors=2)
@@ -76,12 +77,12 @@ def test_an_epoch_within_the_look_ahead(
     assert_bounded(outcome, plan)
 
 
-# Trainers that look at what happens are classes made in functions: Ray then pickles them as a
-# whole, and workers need not import the tests.
+# Classes of trainers are defined inside functions: Ray then pickles them by value, and the workers
+# need not import the tests.
 
 
 def measuring_trainer(most_bytes: int) -> type[HeadTrainer]:
-    """Fails where blocks take more of the object store than `most_bytes`, and go on doing so."""
+    """A trainer that fails if blocks take more of the object store than `most_bytes` for long."""
     read_store, find_store = get_memory_info_reply, get_state_from_address
 
     def used_bytes() -> int:
@@ -97,8 +98,8 @@ def measuring_trainer(most_bytes: int) -> type[HeadTrainer]:
             self, position: Position, key: BlockKey, encoded: EncodedBlock
         ) -> DeliveryReply:
             deadline = time.monotonic() + 5
-            # A block that is given back is gone a little later. The stream meanwhile makes no more
-            # than it may, for this block is not acknowledged.
+            # A block that is freed is gone a little later. Meanwhile the stream makes no more than
+            # it may, as there is no reply to this delivery yet.
             while (taken := used_bytes() - self.before) > most_bytes:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"blocks take {taken} bytes")
@@ -123,7 +124,7 @@ def test_the_smallest_budget(
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
     assert plan.budget.total_bytes == int(smallest[1]) == 2 * max(plan.block_bytes.values())
     assert not plan.budget.pinned
-    some_for_ray = 10_000  # what it adds to each object
+    some_for_ray = 10_000  # Ray adds some bytes to each object
     trainer = measuring_trainer(plan.budget.total_bytes + some_for_ray)
     monkeypatch.setattr("actors.trainer.HeadTrainer", trainer)
     outcome = stream(plan, heads, corpus, weights, num_extractors=1)

@@ -86,5 +86,5 @@ def test_large_blocks_are_handed_over_alone(block_bytes: int, expected: int):
     plan = World(0, num_nodes=1, num_trainers=1, share=0).plan
     plan = replace(plan, block_bytes=dict.fromkeys(plan.block_bytes, block_bytes))
     assert plan.blocks_at_once == expected
-    # One call is worked on while another one waits at the door.
+    # A trainer works on one call while the next one is queued.
     assert plan.most_in_flight(2) == max_blocks(2) + 2 * (expected - 1)

@@ -1,6 +1,6 @@
-"""Streams on a head node and two nodes with extractors, one of which dies with what it holds.
+"""A stream on a head node and two nodes with extractors, one of which dies with its blocks.
 
-A script, as a process is connected to one cluster only; `test_faults.py` runs it.
+This is a script, as a process can connect to one cluster only; `test_faults.py` runs it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ QUICK_TO_NOTICE = {
 
 
 def drop_copies() -> None:
-    """Make Ray evict what the trainer's node holds of blocks made elsewhere: fill it once."""
+    """Fill the trainer's node once, so that Ray evicts its copies of blocks made elsewhere."""
     full = []
     with contextlib.suppress(ray.exceptions.OutOfDiskError):
         while True:

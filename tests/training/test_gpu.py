@@ -1,4 +1,4 @@
-"""What only a CUDA device can show; the rest of the suite does without one."""
+"""The tests that need a CUDA device; all others run without one."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,7 @@
 """A search that is interrupted in its second pair of trials.
 
-A script with the folder as its argument: trials of an interrupted search end with its process.
-`test_search.py` runs it, and goes on with the search.
+This is a script, whose argument is the folder: the trials of an interrupted search end with its
+process. `test_search.py` runs it, and resumes the search.
 """
 
 from __future__ import annotations

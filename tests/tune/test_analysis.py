@@ -16,11 +16,11 @@ from tune.trials import Search, Status, Trial, best_trial, read_search
 
 NAN = math.nan
 PNG = b"\x89PNG\r\n\x1a\n"
-LOST = "the training loss became nan in epoch 2"
+DIVERGED = "the training loss became nan in epoch 2"
 
 
 def trial(number: int, *scores: float, status: Status = "finished", **config: object) -> Trial:
-    """A trial without Tune."""
+    """A trial with these scores, made without Tune."""
     history = pd.DataFrame(
         {
             SCORE: scores,
@@ -30,7 +30,7 @@ def trial(number: int, *scores: float, status: Status = "finished", **config: ob
         },
         index=range(1, len(scores) + 1),
     )
-    failure = LOST if status in ("diverged", "failed") else ""
+    failure = DIVERGED if status in ("diverged", "failed") else ""
     return Trial(
         number=number,
         trial_id=f"t{number}",
@@ -60,10 +60,10 @@ def test_stopped_and_running_trials_are_judged_alike(status):
     assert best_trial(search(trial(1, 0.6, 0.6), ahead)) is ahead
 
 
-def test_lost_trials_are_never_the_best():
-    lost = [trial(1, 0.9, NAN, status="diverged"), trial(2, 0.8, status="failed")]
+def test_failed_trials_are_never_the_best():
+    failed = [trial(1, 0.9, NAN, status="diverged"), trial(2, 0.8, status="failed")]
     last = trial(3, -0.5)
-    assert best_trial(search(*lost, trial(4, status="waiting"), last)) is last
+    assert best_trial(search(*failed, trial(4, status="waiting"), last)) is last
 
 
 def test_of_equals_the_first_is_the_best():
@@ -76,7 +76,7 @@ def test_without_a_best_trial_the_reason_is_given():
     with pytest.raises(SearchError) as caught:
         best_trial(search(*lost))
     assert str(caught.value) == (
-        f"there is no best trial: all 2 diverged or failed. The first: {LOST}. Lower learning "
+        f"there is no best trial: all 2 diverged or failed. The first: {DIVERGED}. Lower learning "
         f"rates may help: search.space.train.lr=log:1e-5..1e-3"
     )
     assert "best: there is no best trial: all 2" in render_trials(search(*lost))
@@ -98,7 +98,7 @@ def test_the_table_ranks_the_trials():
     assert table["epochs"].tolist() == [1, 2, 2, 0]
     assert table["score"].fillna(9).tolist() == [0.2, 0.1, 9, 9]
     assert table["train.lr"].tolist() == [1e-2, 1e-1, 1e-3, 1e-4]
-    assert table["failure"].tolist() == ["", "", LOST, ""]
+    assert table["failure"].tolist() == ["", "", DIVERGED, ""]
 
 
 def test_the_console_shows_one_table():
@@ -116,7 +116,7 @@ def test_the_console_shows_one_table():
     ]
     assert lines[4].split() == ["2", "finished", "0.5000", "1", "2.0", "s", "0.01", "cls"]
     assert lines[6].split() == ["3", "diverged", "-", "1", "2.0", "s", "0.001", "cls"]
-    assert lines[8] == f"trial 3 diverged: {LOST}"
+    assert lines[8] == f"trial 3 diverged: {DIVERGED}"
     assert lines[10] == "best: trial 2, score 0.5000, with train.lr=0.01 head.kind=cls"
     assert " ".join(lines[11:]) == BEST_RULE
     assert max(map(len, lines)) <= 100
@@ -137,7 +137,7 @@ def test_score_against_each_hyperparameter():
         trial(number, 0.3 * number, **dict(zip(space, sample, strict=True)))
         for number, sample in enumerate(samples, start=1)
     ]
-    trials[2] = replace(trials[2], status="diverged", failure=LOST)
+    trials[2] = replace(trials[2], status="diverged", failure=DIVERGED)
     figure = draw_hyperparameters(Search(name="cola", space=space, trials=tuple(trials)))
     axes = [a for a in figure.axes if a.get_visible()]
     assert [a.get_xlabel() for a in axes] == list(space)
@@ -147,7 +147,7 @@ def test_score_against_each_hyperparameter():
     assert [label.get_text() for label in axes[3].get_xticklabels()] == ["true", "false"]
     points = [tuple(c.get_offsets()[0]) for c in axes[0].collections]
     assert points[:2] == [(1e-3, 0.3), (3e-3, 0.6)]
-    assert points[2][0] == 9e-3  # on the edge, for it has no score
+    assert points[2][0] == 9e-3  # it has no score, and stands on the lower edge
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["finished", "diverged", "best: trial 2, 0.6000"]

@@ -1,4 +1,4 @@
-"""A search that Tune has run, read from its folder: afterwards, and while it runs."""
+"""A search that Tune runs, read from its folder while it runs and afterwards."""
 
 import json
 import math
@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray import tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
-from test_analysis import LOST, NAN
+from test_analysis import DIVERGED, NAN
 
 from bertvision_stream.settings.command_line import load_settings
 from tune.analysis import trial_table
@@ -38,7 +38,7 @@ SCORES: Mapping[float, list[float]] = {
 
 
 class Scripted(tune.Trainable):
-    """A trial that reports `SCORES` and does what is written there."""
+    """A trial that reports its `SCORES`, and diverges, fails or dies as they say."""
 
     def setup(self, config):
         self.lr = config["train.lr"]
@@ -58,7 +58,7 @@ class Scripted(tune.Trainable):
             raise RuntimeError("no more of this")
         score = SCORES[self.lr][epoch - 1]
         if math.isnan(score):
-            return failure_result(LOST) | {"done": True}
+            return failure_result(DIVERGED) | {"done": True}
         return {
             SCORE: score,
             "epoch": epoch,
@@ -77,7 +77,7 @@ class Scripted(tune.Trainable):
 
 @dataclass(frozen=True)
 class Searched:
-    """A search that Tune has run: the folder of its run, and Tune's own view."""
+    """A search that Tune has run: the folder of its run, and the results that Tune returns."""
 
     folder: Path
     grid: tune.ResultGrid
@@ -85,7 +85,7 @@ class Searched:
 
 @pytest.fixture(scope="module")
 def searched(cluster, tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    """Six trials, each with another fate."""
+    """A search of six trials, each of which ends in another way."""
     folder = tmp_path_factory.mktemp("run")
     argv = ["task=demo", "mode=search", "train.epochs=3", "head.adapter_dim=8"]
     settings = load_settings([*argv, "search.space.seed=null"]).for_task("demo")
@@ -124,7 +124,7 @@ def test_the_trials_of_a_search_are_read(searched: Searched):
     for lr, scores in SCORES.items():
         assert by_lr[lr].history[SCORE].tolist() == pytest.approx(scores, nan_ok=True)
         assert by_lr[lr].history.index.tolist() == list(range(1, len(scores) + 1))
-    assert by_lr[1e-2].failure == LOST
+    assert by_lr[1e-2].failure == DIVERGED
     assert by_lr[3e-3].failure == "RuntimeError: no more of this"
     assert by_lr[5e-3].failure == ""
 
@@ -165,7 +165,7 @@ def test_the_experiment_itself_may_be_named(searched: Searched):
 
 
 class ReadsMeanwhile(Callback):
-    """Reads the search while it runs, and lets the trial go on once it has seen it report."""
+    """Reads the search while it runs, and lets the trial continue after its first report."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -181,7 +181,7 @@ class ReadsMeanwhile(Callback):
 
 
 class Waits(tune.Trainable):
-    """Goes into its second epoch only when it is told to."""
+    """A trial that begins its second epoch only when it is told to."""
 
     def setup(self, config):
         self.go = Path(config["go"])

@@ -1,4 +1,4 @@
-"""The search over heads: one stream for all trials, and each trial as if it were alone."""
+"""The search over heads: all trials share one stream, and each scores as if it were alone."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_trial_that_dies_is_restored_and_harms_nobody(
     address = ray.get_runtime_context().gcs_address
 
     def kill_one(line: str) -> None:
-        """In the middle of the search, when checkpoints of two epochs are there."""
+        """Kill a trial in the middle of the search, when it has checkpoints of two epochs."""
         if line.startswith("search: epoch 2 "):
             actors = list_actors(address, filters=[("state", "=", "ALIVE")])
             killed.append(next(a.pid for a in actors if a.class_name not in OURS))
@@ -172,7 +172,7 @@ def test_a_search_in_which_every_trial_diverges(
 def test_a_search_that_is_interrupted_goes_on(
     corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources, tmp_path: Path
 ) -> None:
-    """Interrupted in a process and a cluster of its own, gone on with in another."""
+    """It is interrupted in a process and a cluster of its own, and resumed in another cluster."""
     script = Path(__file__).with_name("interrupted_search.py")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300
@@ -213,7 +213,7 @@ def test_how_many_heads_at_once(
 
 
 def test_a_silent_trial_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Ray: the barrier's methods are coroutines."""
+    """This needs no Ray, as the methods of the barrier are coroutines."""
     import asyncio
 
     monkeypatch.setattr("tune.epoch_barrier.SILENCE_SECONDS", 0.2)

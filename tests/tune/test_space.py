@@ -1,4 +1,4 @@
-"""The space of a search as Ray Tune's searchers see it; none of it needs a cluster."""
+"""The space of a search as Ray Tune's searchers see it; these tests need no cluster."""
 
 import math
 import random
@@ -27,7 +27,7 @@ ALL_KINDS: Space = {
 
 
 def searcher(name: str, space: Space, *, seed: int = 1, num_concurrent: int = 1) -> Searcher:
-    """A searcher as a Tuner sets it up."""
+    """A searcher, set up as a Tuner does it."""
     made = make_searcher(name, seed=seed, num_concurrent=num_concurrent)
     assert isinstance(made, Searcher)
     assert made.set_search_properties("score", "max", tune_domains(space))
@@ -35,7 +35,7 @@ def searcher(name: str, space: Space, *, seed: int = 1, num_concurrent: int = 1)
 
 
 def report(made: Searcher, trial_id: str, score: float) -> None:
-    """One epoch and the end of a trial, as a Tuner tells."""
+    """Report one epoch and the end of a trial, as a Tuner does."""
     result = {"score": score, "training_iteration": 1}
     made.on_trial_result(trial_id, result)
     made.on_trial_complete(trial_id, result)
@@ -50,7 +50,7 @@ def propose(made: Searcher, count: int, score=lambda sample: 0.5) -> list[dict]:
 
 
 def draw_at_random(space: Space, count: int, seed: int) -> list[dict]:
-    """What `searcher=random` draws: Tune's variants."""
+    """The samples of `searcher=random`, which Tune draws as variants."""
     state = make_searcher("random", seed=seed, num_concurrent=1)._random_state
     domains = tune_domains(space)
     return [next(generate_variants(domains, random_state=state))[1] for _ in range(count)]
@@ -112,7 +112,7 @@ def test_high_scores_attract_and_divergence_repels(name):
 
 @pytest.mark.parametrize("name", ["hyperopt", "optuna"])
 def test_as_many_trials_as_run_at_once_are_drawn_at_random(name):
-    # What a searcher hears changes nothing while it draws at random.
+    # Scores change nothing while a searcher draws at random.
     space = {"head.dropout": Range(low=0.0, high=0.9)}
 
     def proposed(luck: random.Random) -> list[dict]:
