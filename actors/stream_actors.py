@@ -42,7 +42,7 @@ class StreamActors:
         extractors: How to start an extractor.
         trainers: How to start a trainer.
         heads: What each head is and learns from, by its name, for each trainer.
-        checkpoints: The state from which each trainer goes on; None starts it.
+        checkpoints: The state from which each trainer resumes; None starts it.
         stats: The totals of the interrupted run that is resumed.
 
     Attributes:
@@ -255,7 +255,7 @@ def start_stream_actors(
     Args:
         job: The task, ready to have heads trained on it.
         heads: What each head is and learns from, by its name, for each trainer.
-        checkpoint: The state from which every trainer goes on; None starts the trainers.
+        checkpoint: The state from which every trainer resumes; None starts the trainers.
         stats: The totals of the interrupted run that is resumed.
 
     Raises:

@@ -35,7 +35,7 @@ class Attachment(NamedTuple):
 
     Attributes:
         head: What the head is and learns from.
-        checkpoint: The state from which the head goes on; None starts it.
+        checkpoint: The state from which the head resumes; None starts it.
     """
 
     head: HeadJob
@@ -48,7 +48,7 @@ class HeadTrainer:
     Args:
         spec: How this trainer is started.
         heads: What each head is and learns from, by its name.
-        checkpoint: The state from which the heads go on; None starts them.
+        checkpoint: The state from which the heads resume; None starts them.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class TrainerSpec:
         Args:
             number: A number that no trainer of the stream has had; names of actors are unique.
             heads: What each head is and learns from, by its name.
-            checkpoint: The state from which the heads go on; None starts them.
+            checkpoint: The state from which the heads resume; None starts them.
         """
         actor: Any = ray.remote(HeadTrainer).options(
             name=f"{self.name}-{number}",

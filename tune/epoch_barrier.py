@@ -40,7 +40,7 @@ class EpochRequest:
     """The changes that the trials want before the next epoch.
 
     Attributes:
-        attach: For each new head, by name, its settings and the checkpoint from which it goes on;
+        attach: For each new head, by name, its settings and the checkpoint from which it resumes;
             None starts it.
         detach: The names of the heads to remove.
         epochs_left: The most epochs that any attached head has left.
@@ -57,7 +57,7 @@ class _Trial:
 
     Attributes:
         settings: The settings of the head.
-        checkpoint: The state from which the head goes on; None starts it.
+        checkpoint: The state from which the head resumes; None starts it.
         epochs_left: The most epochs that the head has left.
         last_heard: When the trial last called, by `time.monotonic`.
         attached: Whether the head was handed on in an `EpochRequest`.
@@ -107,7 +107,7 @@ class EpochBarrier:
         Args:
             name: The name of the trial.
             settings: The settings of its head: `head`, `train` and `seed`.
-            checkpoint: The state from which the head goes on; None starts it.
+            checkpoint: The state from which the head resumes; None starts it.
             epoch: The number of epochs that the head has trained.
         """
         left = settings.train.epochs - epoch

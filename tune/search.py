@@ -59,8 +59,8 @@ START_CORE_SECONDS = 1.4
 # many heads it has. They serve to choose a number of heads, for which orders of magnitude suffice.
 CORE_MAKES, GPU_MAKES, TRAINER_READS = 50e6, 5e9, 2e9
 
-# How often each parameter of a head is held in memory: itself, its gradient, the two moments of
-# AdamW, the weights of the chosen epoch, and two checkpoints.
+# The copies of each parameter of a head in memory: itself, its gradient, the two moments of AdamW,
+# the weights of the chosen epoch, and two checkpoints.
 COPIES = 7
 
 # The share of the cluster's memory that heads may take with `search.max_concurrent=auto`.
@@ -137,7 +137,7 @@ def search_heads(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
         raise SearchError(f"the search failed: {error}") from error
     finally:
         # After an error or an interruption the barrier is left, and the trials wait at it until Ray
-        # ends with this process: Tune then knows them as running, and can go on with them.
+        # ends with this process: Tune then knows them as running, and can resume them.
         stream_actors.stop()
     return SearchOutcome(
         seconds=time.perf_counter() - start,
@@ -162,8 +162,8 @@ def make_tuner(
         resume: Whether to resume an interrupted search, if there is one.
     """
     search, path = settings.search, folder / EXPERIMENT
-    # A trial needs little, as actors that have their resources already do its work. It reserves no
-    # CPU, but a bit of a resource that only the node of the driver has, so that it runs there.
+    # A trial itself does little: it waits for actors or workers with resources of their own. So it
+    # reserves no CPU, but a bit of a resource that only the node of the driver has, to run there.
     node = f"node:{ray.util.get_node_ip_address()}"
     placed = tune.with_resources(trainable, tune.PlacementGroupFactory([{node: 0.001}]))
     if resume and tune.Tuner.can_restore(str(path)):

@@ -72,7 +72,7 @@ def run_study(inputs: TaskInputs, path: Path, *, engine: Engine, resume: bool) -
         inputs: The settings, with `study.*` filled in, and all rows.
         path: The file in which the study so far is kept, in case it is interrupted.
         engine: The engine that fine-tunes and runs the streams.
-        resume: Whether to go on with the study in `path`, if there is one.
+        resume: Whether to resume the study in `path`, if there is one.
 
     Raises:
         ConfigError: The rows are not those of the study that is resumed.
