@@ -11,12 +11,13 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: $(VENV)/.demo
 	$(BIN)/python -m bertvision_stream.run task=demo
 
+# Two processes: one for all tests that need Ray, as they share a cluster, one for the others.
 test: $(VENV)/.demo $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Without Ray and without training: seconds.
 test-fast: $(VENV)/.demo $(VENV)/.test
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ray and not slow"
 
 lint: $(VENV)/.demo $(VENV)/.test
 	$(BIN)/ruff check .
