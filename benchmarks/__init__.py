@@ -1,1 +1,1 @@
-"""Measurements, each a command: `python -m benchmarks.NAME`."""
+"""Measurements of what is claimed: `python -m benchmarks.run` writes `benchmarks/RESULTS.md`."""

@@ -1,60 +1,51 @@
 """The control plane alone: what the feature stream itself costs for a block, and what that bounds.
 
-    python -m benchmarks.control_plane [--repeats N]
-
 From the CPU time that the stream takes for a block follows the rate that one core of its own would
-reach, and from that with how many GPUs, and of which speed, it would bound a run.
+reach, and from that with how many GPUs, and of which speed, the stream would bound a run.
 """
 
-import argparse
 import os
-import sys
 from collections.abc import Mapping
 
-from benchmarks.do_nothing import BLOCK_BYTES
-from benchmarks.layouts import (
-    A100,
-    BASE,
-    BLOCK_TOKENS,
-    FASTEST,
-    H100,
-    LARGE,
-    QQP,
-    Gpu,
-    Shape,
-)
-from benchmarks.layouts import Layout as Run
+from benchmarks.layouts import A100, BLOCK_TOKENS, FASTEST, H100, QQP_BASE, QQP_LARGE, Case, Layout
+from benchmarks.results import table
 from benchmarks.stream_cost import (
     ALONE,
+    BLOCK_BYTES,
     FOUR_NODES,
     MANY_EXTRACTORS,
     MANY_OF_BOTH,
     MANY_TRAINERS,
     ONE_NODE,
+    ActorCounts,
     Cost,
-    Layout,
     measure_layouts,
 )
 from bertvision_stream.stream.cost_model import GIGABIT_BYTES, break_even_tokens_per_second
 
 NUM_GPUS = 64
-SHAPES = (BASE, LARGE)
+CASES = (QQP_BASE, QQP_LARGE)
 LINK_GIGABITS = 400  # of a trainer's node, each second
 BLOCK_SIZES = (512, 2048, 8192, 16384)
+
+Costs = Mapping[ActorCounts, Cost]
 
 
 def measure(repeats: int) -> list[str]:
     """Start nodes and actors, and run all layouts in turns; this process must not be in a cluster.
 
     Args:
-        repeats: Turns; medians of them count.
+        repeats: The number of turns.
 
     Returns:
         Tables and text in Markdown, without a heading.
     """
     costs = measure_layouts(repeats)
     return [
-        *_layout_table(costs, repeats),
+        f"Medians of {repeats} turns, {os.cpu_count()} cores for all processes, blocks of "
+        f"{BLOCK_BYTES // 1024} KiB:",
+        "",
+        *_layout_table(costs),
         "",
         _layout_text(costs),
         "",
@@ -88,32 +79,27 @@ def smallest_block(blocks_per_second: float, *, gpu_rate: float, num_gpus: int) 
     return num_gpus * gpu_rate / blocks_per_second
 
 
-def made_rate(shape: Shape, gpu: Gpu) -> float:
-    """Tokens a second that a GPU is assumed to make."""
-    return Run(rows=QQP, shape=shape, gpu=gpu, num_gpus=1).made_rate
-
-
-def _layout_table(costs: Mapping[Layout, Cost], repeats: int) -> list[str]:
-    lines = [
-        f"Medians of {repeats} turns, {os.cpu_count()} cores for all processes, blocks of "
-        f"{BLOCK_BYTES // 1024} KiB:",
-        "",
-        "| extractors | on nodes | trainers | blocks/s here, cores shared | the stream's CPU time "
-        "for a block | of that in its busiest thread | blocks/s on one core of its own "
-        "| on several cores, at most |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+def _layout_table(costs: Costs) -> list[str]:
+    header = ["extractors", "on nodes", "trainers", "blocks/s here, cores shared"]
+    header += ["the stream's CPU time for a block", "of that in its busiest thread"]
+    header += ["blocks/s on one core of its own", "on several cores, at most"]
+    rows = [
+        [
+            f"{layout.extractors}",
+            f"{layout.nodes}",
+            f"{layout.trainers}",
+            f"{cost.blocks_per_second:.0f}",
+            f"{1000 * cost.cpu_seconds:.2f} ms",
+            f"{1000 * cost.thread_seconds:.2f} ms",
+            f"{cost.core_rate:.0f}",
+            f"{cost.thread_rate:.0f}",
+        ]
+        for layout, cost in costs.items()
     ]
-    for layout, cost in costs.items():
-        lines.append(
-            f"| {layout.extractors} | {layout.nodes} | {layout.trainers} "
-            f"| {cost.blocks_per_second:.0f} | {1000 * cost.cpu_seconds:.2f} ms "
-            f"| {1000 * cost.thread_seconds:.2f} ms | {cost.core_rate:.0f} "
-            f"| {cost.thread_rate:.0f} |"
-        )
-    return lines
+    return table(header, rows)
 
 
-def _layout_text(costs: Mapping[Layout, Cost]) -> str:
+def _layout_text(costs: Costs) -> str:
     alone, many = costs[ALONE].cpu_seconds, costs[MANY_TRAINERS].cpu_seconds
     each = (many - alone) / (MANY_TRAINERS.trainers - ALONE.trainers)
     nodes = costs[FOUR_NODES].cpu_seconds / costs[ONE_NODE].cpu_seconds
@@ -126,62 +112,70 @@ def _layout_text(costs: Mapping[Layout, Cost]) -> str:
     )
 
 
-def _block_table(costs: Mapping[Layout, Cost]) -> list[str]:
+def _block_table(costs: Costs) -> list[str]:
     """Block sizes against the stream's bound, and against the link that blocks travel over."""
     one, many = costs[MANY_EXTRACTORS].core_rate, costs[MANY_OF_BOTH].core_rate
-    lines = [
+    header = ["tokens in a block", f"{MANY_EXTRACTORS.trainers} trainer, tokens/s of a GPU"]
+    header += [
+        f"{MANY_OF_BOTH.trainers} trainers",
+        *(f"the link, {case.backbone}" for case in CASES),
+    ]
+    rows = []
+    for tokens in BLOCK_SIZES:
+        rates = [largest_gpu_rate(r, block_tokens=tokens, num_gpus=NUM_GPUS) for r in (one, many)]
+        rates += [_link_rate(case) / NUM_GPUS for case in CASES]
+        rows.append([f"{tokens:,}", *(f"{rate:,.0f}" for rate in rates)])
+    return [
         f"The most that each of {NUM_GPUS} GPUs can do before they wait for a stream on one core "
         f"of its own, at the rates of {MANY_EXTRACTORS.extractors} extractors on "
         f"{MANY_EXTRACTORS.nodes} nodes ({one:.0f} blocks/s with {MANY_EXTRACTORS.trainers} "
         f"trainer, {many:.0f} with {MANY_OF_BOTH.trainers}); and before blocks of bf16 fill a link "
         f"of {LINK_GIGABITS} Gb/s into a trainer's node:",
         "",
-        f"| tokens in a block | {MANY_EXTRACTORS.trainers} trainer, tokens/s of a GPU "
-        f"| {MANY_OF_BOTH.trainers} trainers"
-        + "".join(f" | the link, {shape.name}" for shape in SHAPES)
-        + " |",
-        "|---:|---:|---:|" + "---:|" * len(SHAPES),
+        *table(header, rows),
     ]
-    links = "".join(f" | {_link_rate(shape) / NUM_GPUS:,.0f}" for shape in SHAPES)
-    for tokens in BLOCK_SIZES:
-        rates = [largest_gpu_rate(r, block_tokens=tokens, num_gpus=NUM_GPUS) for r in (one, many)]
-        lines.append(f"| {tokens:,} | {rates[0]:,.0f} | {rates[1]:,.0f}{links} |")
-    return lines
 
 
-def _gpu_table(costs: Mapping[Layout, Cost]) -> list[str]:
+def _gpu_table(costs: Costs) -> list[str]:
     one, many = costs[MANY_EXTRACTORS].core_rate, costs[MANY_OF_BOTH].core_rate
-    lines = [
+    header = ["backbone, GPU", "tokens/s of a GPU"]
+    header += [f"smallest block, {MANY_EXTRACTORS.trainers} trainer"]
+    header += [f"{MANY_OF_BOTH.trainers} trainers", "bf16 into each trainer"]
+    header += [
+        f"GPUs that a stream keeps busy with blocks of {BLOCK_TOKENS:,}, "
+        f"{MANY_EXTRACTORS.trainers} trainer"
+    ]
+    rows = []
+    for case in CASES:
+        for gpu in (A100, H100):
+            rate = Layout(case, gpu).made_rate
+            blocks = [smallest_block(r, gpu_rate=rate, num_gpus=NUM_GPUS) for r in (one, many)]
+            gigabits = NUM_GPUS * rate * case.token_bytes() / GIGABIT_BYTES
+            rows.append(
+                [
+                    f"{case.backbone}, {gpu.name}",
+                    f"{rate:,.0f}",
+                    *(f"{tokens:,.0f} tokens" for tokens in blocks),
+                    f"{gigabits:,.0f} Gb/s",
+                    f"{one * BLOCK_TOKENS / rate:.1f}",
+                ]
+            )
+    return [
         f"What GPUs can do on QQP, by the assumptions of docs/scaling.md "
         f"and without copies, and the smallest block with which {NUM_GPUS} of them do not wait for "
         f"the stream:",
         "",
-        f"| backbone | GPU | tokens/s of a GPU | smallest block, {MANY_EXTRACTORS.trainers} "
-        f"trainer | {MANY_OF_BOTH.trainers} trainers | bf16 into each trainer "
-        f"| GPUs that a stream keeps busy with blocks of {BLOCK_TOKENS:,}, "
-        f"{MANY_EXTRACTORS.trainers} trainer |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        *table(header, rows),
     ]
-    for shape in SHAPES:
-        for gpu in (A100, H100):
-            rate = made_rate(shape, gpu)
-            blocks = [smallest_block(r, gpu_rate=rate, num_gpus=NUM_GPUS) for r in (one, many)]
-            gigabits = NUM_GPUS * rate * shape.token_bytes() / GIGABIT_BYTES
-            lines.append(
-                f"| {shape.name} | {gpu.name} | {rate:,.0f} | {blocks[0]:,.0f} tokens "
-                f"| {blocks[1]:,.0f} tokens | {gigabits:,.0f} Gb/s "
-                f"| {one * BLOCK_TOKENS / rate:.1f} |"
-            )
-    return lines
 
 
-def _bounds_text(costs: Mapping[Layout, Cost]) -> str:
-    """From which block size on the link bounds a stream before its control plane does."""
+def _bounds_text(costs: Costs) -> str:
+    """The block sizes from which on the link bounds a stream before its control plane does."""
     sizes = [
-        f"{_link_rate(shape) / costs[layout].core_rate:,.0f} tokens of {shape.name} with "
+        f"{_link_rate(case) / costs[layout].core_rate:,.0f} tokens of {case.backbone} with "
         f"{layout.trainers} trainer{'s' if layout.trainers > 1 else ''}"
         for layout in (MANY_EXTRACTORS, MANY_OF_BOTH)
-        for shape in SHAPES
+        for case in CASES
     ]
     return (
         f"By the assumptions of docs/scaling.md no trainer takes more than "
@@ -195,18 +189,6 @@ def _bounds_text(costs: Mapping[Layout, Cost]) -> str:
     )
 
 
-def _link_rate(shape: Shape) -> float:
+def _link_rate(case: Case) -> float:
     """Tokens a second that the link into a trainer's node carries."""
-    return break_even_tokens_per_second(shape.token_bytes(), LINK_GIGABITS * GIGABIT_BYTES)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    print("\n".join(measure(options.repeats)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return break_even_tokens_per_second(case.token_bytes(), LINK_GIGABITS * GIGABIT_BYTES)

@@ -1,36 +1,61 @@
 """Extraction against the model alone, and the padding that packing leaves.
 
-    python -m benchmarks.extraction [--repeats N] [key=value ...]
-
 The model alone is a tight loop over the same micro-batches, whose padded ids and masks are made
 beforehand, and whose outputs are let go. An extractor makes them, packs the hidden states of all
 layers into a block, encodes it and hands it to Ray's object store. Both are actors of one thread,
 and take turns block by block.
 """
 
-import argparse
 import statistics
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 
-from actors.cluster import connect
 from actors.extractor import ExtractorSpec
-from benchmarks.inputs import Inputs, load_inputs, make_extractor
-from bertvision_stream.models.backbone import MICRO_BATCH_TOKENS, micro_batches
-from bertvision_stream.stream.blocks import TRAIN, BlockKey
+from benchmarks.inputs import Inputs, cluster, load_inputs, make_extractor
+from benchmarks.results import ratios, table
+from bertvision_stream.models.backbone import Backbone, micro_batches
+from bertvision_stream.stream.blocks import TRAIN, Block, BlockKey
+from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.utils.devices import keep_freed_memory
 from bertvision_stream.utils.torch_environment import TORCH_ENVIRONMENT
 
-DEFAULTS = ("backbone=minilm", "data.path=../shared/data/glue")
+KEYS = ("backbone=minilm", "data.path=../shared/data/glue")
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 TIMED = ("cola", "stsb", "rte")
 BLOCKS = 12
+
+
+def pass_lengths(backbone: Backbone, block: Block) -> list[np.ndarray]:
+    """The lengths of the examples of each forward pass for a block, int64 [b], ascending."""
+    runs = micro_batches(
+        block.lengths, max_tokens=backbone.micro_batch_tokens, max_padding=backbone.max_padding
+    )
+    return [block.lengths[run] for run in runs]
+
+
+def padded_batches(
+    backbone: Backbone, corpus: Corpus, block: Block
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The inputs of each forward pass for a block, as an extractor makes them, on its device."""
+    ids, types = corpus.packed_tokens(block)
+    first = 0
+    for lengths in pass_lengths(backbone, block):
+        last = first + int(lengths.sum())
+        mask = np.arange(lengths[-1]) < lengths[:, None]
+        yield backbone.padded_inputs(mask, ids[first:last], types[first:last])
+        first = last
+
+
+def count_padding(backbone: Backbone, blocks: Sequence[Block]) -> tuple[int, int, int]:
+    """Returns the forward passes of blocks, their real tokens, and the padding beside these."""
+    passes = [lengths for block in blocks for lengths in pass_lengths(backbone, block)]
+    real = sum(int(lengths.sum()) for lengths in passes)
+    return len(passes), real, sum(len(each) * int(each[-1]) for each in passes) - real
 
 
 class ModelAlone:
@@ -41,18 +66,10 @@ class ModelAlone:
         keep_freed_memory()
         backbone = make_extractor(inputs).backbone
         self._model = backbone.model
-        self._batches = {}
-        for key in keys:
-            block = inputs.corpus.block(key)
-            ids, types = inputs.corpus.packed_tokens(block)
-            first, batches = 0, []
-            for run in micro_batches(block.lengths, max_tokens=backbone.micro_batch_tokens):
-                lengths = block.lengths[run]
-                last = first + int(lengths.sum())
-                mask = np.arange(lengths[-1]) < lengths[:, None]
-                batches.append(backbone.padded_inputs(mask, ids[first:last], types[first:last]))
-                first = last
-            self._batches[key] = batches
+        self._batches = {
+            key: list(padded_batches(backbone, inputs.corpus, inputs.corpus.block(key)))
+            for key in keys
+        }
 
     @torch.inference_mode()
     def run(self, key: BlockKey) -> None:
@@ -60,20 +77,8 @@ class ModelAlone:
             self._model(**batch)
 
 
-def padding(inputs: Inputs) -> tuple[int, int]:
-    """Real tokens of all blocks, and padded ones that are computed beside them."""
-    real = padded = 0
-    for split in inputs.corpus.blocks.values():
-        for block in split:
-            for run in micro_batches(block.lengths, max_tokens=MICRO_BATCH_TOKENS["cpu"]):
-                lengths = block.lengths[run]
-                real += int(lengths.sum())
-                padded += int(lengths[-1]) * len(lengths) - int(lengths.sum())
-    return real, padded
-
-
-def compare(inputs: Inputs, repeats: int) -> tuple[float, float, list[float]]:
-    """Tokens a second of the model alone and of an extractor, and the ratio in each turn."""
+def _compare(inputs: Inputs, repeats: int) -> tuple[float, float, list[float]]:
+    """Tokens a second of the model alone and of an extractor, and their ratio in each turn."""
     blocks = inputs.corpus.blocks[TRAIN]
     chosen = np.random.default_rng(0).permutation(len(blocks))[:BLOCKS]
     keys = [blocks[i].key for i in chosen]
@@ -109,48 +114,35 @@ def compare(inputs: Inputs, repeats: int) -> tuple[float, float, list[float]]:
             extracted.append(seconds[1])
     for handle in (extractor, model):
         ray.kill(handle)
-    ratios = [a / e for a, e in zip(alone, extracted, strict=True)]
-    return tokens / statistics.median(alone), tokens / statistics.median(extracted), ratios
+    medians = statistics.median(alone), statistics.median(extracted)
+    return tokens / medians[0], tokens / medians[1], ratios(alone, extracted)
 
 
-def measure(repeats: int, keys: Sequence[str] = DEFAULTS) -> list[str]:
-    """Lines of markdown."""
-    lines = [
+def measure(repeats: int) -> list[str]:
+    """Lines of Markdown."""
+    speeds = []
+    with cluster():
+        for task in TIMED:
+            alone, extracted, shares = _compare(load_inputs([f"task={task}", *KEYS]), repeats)
+            spread = f"{min(shares):.3f} to {max(shares):.3f}"
+            share = f"{statistics.median(shares):.3f} ({spread})"
+            speeds.append([task, f"{alone:,.0f}", f"{extracted:,.0f}", share])
+    paddings = []
+    for task in TASKS:
+        inputs = load_inputs([f"task={task}", *KEYS])
+        blocks = [block for split in inputs.corpus.blocks.values() for block in split]
+        _, real, padded = count_padding(make_extractor(inputs).backbone, blocks)
+        paddings.append([task, f"{real:,}", f"{padded:,}", f"{padded / real:.2%}"])
+    return [
         "Tokens a second of one thread: the model alone, in a tight loop over micro-batches made "
         "beforehand, and an extractor, up to the block in the object store.",
         "",
-        "| task | model alone | extractor | extractor / model alone (lowest to highest) |",
-        "|---|---:|---:|---:|",
-    ]
-    connect(None)
-    for task in TIMED:
-        alone, extracted, ratios = compare(load_inputs([f"task={task}", *keys]), repeats)
-        lines.append(
-            f"| {task} | {alone:,.0f} | {extracted:,.0f} | {statistics.median(ratios):.3f} "
-            f"({min(ratios):.3f} to {max(ratios):.3f}) |"
-        )
-    ray.shutdown()
-    lines += [
+        *table(
+            ["task", "model alone", "extractor", "extractor / model alone (lowest to highest)"],
+            speeds,
+        ),
         "",
         "Padding that forward passes compute, over all blocks of a task:",
         "",
-        "| task | real tokens | padded beside them | share of real tokens |",
-        "|---|---:|---:|---:|",
+        *table(["task", "real tokens", "padded beside them", "share of real tokens"], paddings),
     ]
-    for task in TASKS:
-        real, padded = padding(load_inputs([f"task={task}", *keys]))
-        lines.append(f"| {task} | {real:,} | {padded:,} | {padded / real:.2%} |")
-    return lines
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("keys", nargs="*", default=list(DEFAULTS), help="settings")
-    options = parser.parse_args()
-    print("\n".join(measure(options.repeats, options.keys)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,12 @@
 """What one GPU does of a run, part by part: forward passes, extractors, copies, trainers.
 
-Backbones have the shape of BERT-base and BERT-large and made-up weights; examples have made-up
+Backbones have the shape of BERT-base and BERT-large and made-up weights. Examples have made-up
 tokens, and lengths with the mean and the spread that were counted for `docs/scaling.md`.
 """
 
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,10 @@ import ray
 import torch
 from transformers import BertConfig
 
-from benchmarks.layouts import GPUS, Gpu, Rows, Shape
+from benchmarks.extraction import padded_batches
+from benchmarks.layouts import GPUS, Case, Gpu, Rows
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.heads.shape import HeadShape
-from bertvision_stream.models.backbone import Backbone, micro_batches
+from bertvision_stream.models.backbone import Backbone
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.modes.plan import made_up_model
 from bertvision_stream.settings.command_line import load_settings
@@ -36,13 +37,14 @@ from bertvision_stream.utils.devices import attention_of_any_shape, pick_dtype
 VOCABULARY = BertConfig().vocab_size
 HEAD_SIZE = 64  # of an attention head, in every BERT
 EXTRACTOR_THREADS = 2  # as many calls as an extractor's actor takes at once
+PRODUCT = 8192  # rows, depth and columns of the matrix product whose speed is the ceiling
 
 Call = Callable[[], object]
 
 
 def known_gpu(name: str) -> Gpu | None:
-    """The GPU of that name, as the driver gives it, with its data sheet's speed."""
-    if "H200" in name:  # the same chip as an H100 SXM's, with more memory
+    """The GPU that a driver's name stands for, with the speed of its data sheet."""
+    if "H200" in name:  # the same chip as that of an H100 SXM, with more memory
         name = "H100 80GB HBM3"
     if "H100" in name and "HBM3" not in name:  # on PCIe it is slower
         return None
@@ -54,9 +56,9 @@ def known_gpu(name: str) -> Gpu | None:
 def sample_lengths(rows: Rows, num_tokens: int, *, seed: int = 0) -> np.ndarray:
     """Lengths of about so many tokens, int64 [N]: gamma variates with the rows' two moments."""
     mean = rows.example_tokens
-    spread = mean * (rows.attended - mean)  # E[s^2] - E[s]^2
+    variance = mean * (rows.attended - mean)  # E[s^2] - E[s]^2
     drawn = np.random.default_rng(seed).gamma(
-        mean**2 / spread, spread / mean, math.ceil(num_tokens / mean)
+        mean**2 / variance, variance / mean, math.ceil(num_tokens / mean)
     )
     return drawn.round().clip(4, rows.settings.max_length).astype(np.int64)
 
@@ -75,56 +77,43 @@ def sample_corpus(rows: Rows, *, num_tokens: int, block_tokens: int, seed: int =
     return Corpus.pack({TRAIN: store}, block_tokens=block_tokens, seed=seed)
 
 
-def make_backbone(rows: Rows, shape: Shape, device: torch.device) -> Backbone:
-    """Of that shape, in the dtype that a run takes."""
+def make_backbone(case: Case, device: torch.device) -> Backbone:
+    """A backbone of the case's shape, in the dtype that a run takes."""
     config = BertConfig(
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_layers - 1,
-        num_attention_heads=max(1, shape.hidden_size // HEAD_SIZE),
-        intermediate_size=shape.intermediate_size,
+        hidden_size=case.hidden_size,
+        num_hidden_layers=case.num_layers - 1,
+        num_attention_heads=max(1, case.hidden_size // HEAD_SIZE),
+        intermediate_size=case.intermediate_size,
     )
-    model = made_up_model(config, rows.settings)
+    model = made_up_model(config, case.rows.settings)
     return Backbone(model, device=device, dtype=pick_dtype("auto", device))
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done all that it was told to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def seconds_of(calls: Iterable[Call], device: torch.device) -> list[float]:
-    """Of each call, until the device is done; the first one warms up and does not count."""
+    """Seconds of each call until the device is done; the first call warms up and is left out."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     found = []
     for call in calls:
-        wait(device)
+        wait()
         start = time.perf_counter()
         call()
-        wait(device)
+        wait()
         found.append(time.perf_counter() - start)
     return found[1:]
 
 
-def block_keys(corpus: Corpus) -> list[BlockKey]:
-    return [block.key for block in corpus.blocks[TRAIN]]
-
-
 def count_tokens(corpus: Corpus) -> int:
+    """Tokens of all training blocks."""
     return sum(block.num_tokens for block in corpus.blocks[TRAIN])
 
 
 def forward_alone(backbone: Backbone, corpus: Corpus) -> Call:
-    """The model on all micro-batches, which are on the device beforehand; nothing is kept."""
-    batches = []
-    for block in corpus.blocks[TRAIN]:
-        ids, types = corpus.packed_tokens(block)
-        first = 0
-        for run in _runs(backbone, block.lengths):
-            lengths = block.lengths[run]
-            last = first + int(lengths.sum())
-            mask = np.arange(lengths[-1]) < lengths[:, None]
-            batches.append(backbone.padded_inputs(mask, ids[first:last], types[first:last]))
-            first = last
+    """A call that runs the model on all micro-batches, which lie on the device beforehand."""
+    batches = [b for block in corpus.blocks[TRAIN] for b in padded_batches(backbone, corpus, block)]
 
     @torch.inference_mode()
     def run_all() -> None:
@@ -135,29 +124,13 @@ def forward_alone(backbone: Backbone, corpus: Corpus) -> Call:
     return run_all
 
 
-def passes(backbone: Backbone, corpus: Corpus) -> tuple[int, int]:
-    """Forward passes of all blocks, and the padded tokens in them, real ones included."""
-    sizes = [
-        len(lengths) * int(lengths[-1])
-        for block in corpus.blocks[TRAIN]
-        for lengths in (block.lengths[run] for run in _runs(backbone, block.lengths))
-    ]
-    return len(sizes), sum(sizes)
-
-
-def _runs(backbone: Backbone, lengths_B: np.ndarray) -> list[slice]:
-    return micro_batches(
-        lengths_B, max_tokens=backbone.micro_batch_tokens, max_padding=backbone.max_padding
-    )
-
-
 def extraction(backbone: Backbone, corpus: Corpus, codec: Codec, *, stored: bool = False) -> Call:
     """A call that extracts all blocks, from as many threads as in a run.
 
     Args:
         backbone: The encoder.
-        corpus: Blocks.
-        codec: How they are encoded.
+        corpus: The blocks.
+        codec: How the blocks are encoded.
         stored: Whether each block also goes to Ray's object store.
     """
     extractor = BlockExtractor(backbone, corpus, codec)
@@ -169,13 +142,13 @@ def extraction(backbone: Backbone, corpus: Corpus, codec: Codec, *, stored: bool
 
     def run_all() -> None:
         with ThreadPoolExecutor(EXTRACTOR_THREADS) as threads:
-            list(threads.map(one, block_keys(corpus)))
+            list(threads.map(one, [block.key for block in corpus.blocks[TRAIN]]))
 
     return run_all
 
 
 def copies(num_bytes: int, device: torch.device, repeats: int) -> Mapping[str, list[float]]:
-    """Bytes a second of copies of a block of that size, by what is copied."""
+    """Bytes a second of copies of a block of that size, by what is copied where."""
     on_device = torch.randint(0, 100, (num_bytes,), dtype=torch.int8, device=device)
     pageable = on_device.cpu()
     pinned = torch.empty_like(pageable, pin_memory=device.type == "cuda")
@@ -197,18 +170,38 @@ def copies(num_bytes: int, device: torch.device, repeats: int) -> Mapping[str, l
     }
 
 
+def product_speed(device: torch.device, repeats: int) -> float:
+    """Operations a second of one large matrix product in bf16."""
+    left, right = (
+        torch.randn(PRODUCT, PRODUCT, device=device, dtype=torch.bfloat16) for _ in range(2)
+    )
+    out = torch.empty_like(left)
+    times = 20 if device.type == "cuda" else 1
+
+    def multiply() -> None:
+        for _ in range(times):
+            torch.mm(left, right, out=out)
+
+    seconds = statistics.median(seconds_of([multiply] * (repeats + 1), device))
+    return times * 2 * PRODUCT**3 / seconds
+
+
 @dataclass(frozen=True)
 class Trained:
-    """Tokens and steps of the calls, and the seconds of each."""
+    """What a trainer did: tokens and steps of each call, and the seconds of all calls."""
 
     tokens: int
     steps: float
     seconds: list[float]
 
+    @property
+    def rate(self) -> float:
+        """The median of the tokens a second."""
+        return self.tokens / statistics.median(self.seconds)
 
-def training(
-    rows: Rows,
-    shape: Shape,
+
+def train(
+    case: Case,
     corpus: Corpus,
     blocks: Sequence[EncodedBlock],
     *,
@@ -216,34 +209,30 @@ def training(
     device: torch.device,
     repeats: int,
 ) -> Trained:
-    """Heads trained on blocks from the object store, as a trainer is given them.
+    """Train heads on blocks from the object store, as a trainer is given them.
 
     Args:
-        rows: The task.
-        shape: Of the backbone.
-        corpus: What the blocks are of: its first ones.
-        blocks: Encoded.
-        heads: How many.
+        case: The task and the backbone.
+        corpus: Its first blocks are those that are given.
+        blocks: The blocks, encoded.
+        heads: The number of heads.
         device: Where they compute.
-        repeats: Times that all blocks are consumed.
+        repeats: How often all blocks are consumed.
     """
-    task = rows.settings
+    task = case.rows.settings
     settings = load_settings([f"task={task.name}", "train.epochs=100000"]).for_task(task.name)
-    head_shape = HeadShape(
-        shape.num_layers, shape.hidden_size, task.num_labels, task.max_length, task.per_token
-    )
     of_heads = {f"{i}": HeadJob(settings.model_copy(update={"seed": i})) for i in range(heads)}
-    trained = make_training(corpus, task, of_heads, head_shape, device=device)
+    training = make_training(corpus, task, of_heads, case.head_shape, device=device)
+    chosen = corpus.blocks[TRAIN][: len(blocks)]
     positions = itertools.count()
 
     def consume() -> None:
-        for key, encoded in zip(block_keys(corpus), blocks, strict=False):
-            trained.consume(Position(0, next(positions)), key, encoded)
+        for block, encoded in zip(chosen, blocks, strict=True):
+            training.consume(Position(0, next(positions)), block.key, encoded)
 
     seconds = seconds_of([consume] * (repeats + 1), device)
-    if len(trained.active) < heads:
+    if len(training.active) < heads:
         raise RuntimeError("a head diverged on made-up hidden states")
-    chosen = corpus.blocks[TRAIN][: len(blocks)]
     return Trained(
         tokens=sum(block.num_tokens for block in chosen),
         steps=sum(block.num_examples for block in chosen) / settings.train.batch_size,

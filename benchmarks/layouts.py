@@ -1,24 +1,16 @@
 """Runs on GPU clusters that are not here: work, speeds and seconds, as `mode=plan` computes them.
 
-Tasks at their published sizes, GPUs at their data sheets' speeds, and assumptions about what they
-get of these: `benchmarks.scaling` makes tables of them.
+Tasks have their published sizes and GPUs the speeds of their data sheets; `Assumptions` says what
+they get of these. `benchmarks.scaling` makes tables of it.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
-
-from bertvision_stream.data.load import load_task_data
-from bertvision_stream.data.tokenize import tokens_of
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape
-from bertvision_stream.models.backbone import load_tokenizer
-from bertvision_stream.models.sources import locate
 from bertvision_stream.modes.planned_backbone import KNOWN_SHAPES
-from bertvision_stream.settings.command_line import load_settings
-from bertvision_stream.settings.groups import HeadSettings
+from bertvision_stream.settings.groups import HeadSettings, StreamSettings
 from bertvision_stream.settings.tasks import TASKS, Task
 from bertvision_stream.settings.types import Codec
 from bertvision_stream.stream.blocks import TRAIN, BlockFormat, BlockKey
@@ -43,11 +35,12 @@ GPUS_PER_NODE = 8
 EPOCHS = 10
 BLOCK_TOKENS = 8192  # what extract.block_tokens=auto takes on a GPU
 STORE_BYTES = 200 * 2**30  # of each node's object store
+CODECS: tuple[Codec, ...] = ("bf16", "int8")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU; `flops_per_second` is the data sheet's, dense, in the dtype that a run takes on it."""
+    """A GPU. Its speed is that of the data sheet, dense, in the dtype that a run takes on it."""
 
     name: str
     flops_per_second: float
@@ -69,13 +62,13 @@ class Rows:
     """A task at its published size, and what was counted in a sample of its rows.
 
     Attributes:
-        task: Its name.
-        train: Published number of training rows (questions of SQuAD 2.0).
-        validation: Likewise.
+        task: The name of the task.
+        train: The published number of training rows (of SQuAD 2.0 the questions).
+        validation: The published number of validation rows.
         sample_rows: Rows of the sample.
-        sample_examples: Examples that became of them: the windows of questions.
-        sample_tokens: Their tokens.
-        sample_squares: Sum of the squares of the examples' tokens.
+        sample_examples: Examples that the rows became: of SQuAD 2.0 the windows of questions.
+        sample_tokens: Tokens of the examples.
+        sample_squares: The sum of the squares of the examples' tokens.
     """
 
     task: str
@@ -96,7 +89,7 @@ class Rows:
 
     @property
     def tokens(self) -> int:
-        """Of an epoch, training and validation together."""
+        """Tokens of an epoch, training and validation together."""
         return round(self.rows * self.example_tokens * self.sample_examples / self.sample_rows)
 
     @property
@@ -109,7 +102,7 @@ class Rows:
 
     @property
     def attended(self) -> float:
-        """See `cost_model.mean_attended_tokens`."""
+        """The tokens that a token attends to, on average; see `mean_attended_tokens`."""
         return self.sample_squares / self.sample_tokens
 
     @property
@@ -117,83 +110,93 @@ class Rows:
         return TASKS[self.task]
 
 
-# Counted by `--count`, with the vocabulary of the uncased BERTs and the tasks' own data.max_length
-# and data.stride: 18,212 + 2,000 rows of QQP, 4,756 + 1,322 questions of SQuAD 2.0's development
-# set (16 articles).
+# Counted by `python -m benchmarks.scaling --count`, with the vocabulary of the uncased BERTs and
+# the tasks' own data.max_length and data.stride: 18,212 + 2,000 rows of QQP, 4,756 + 1,322
+# questions of SQuAD 2.0's development set (16 articles).
 QQP = Rows("qqp", 363_846, 40_430, 20_212, 20_212, 614_440, 21_726_612)
 SQUAD = Rows("squad_v2", 130_319, 11_873, 6_078, 6_284, 1_166_481, 248_035_807)
 
+TASK_NAMES = {"qqp": "QQP", "squad_v2": "SQuAD 2.0"}
+
 
 @dataclass(frozen=True)
-class Shape:
-    """A backbone: L layers with the embeddings, D wide, F in the feed-forward layers."""
+class Case:
+    """The rows of a task on a backbone, whose embeddings count as a layer."""
 
-    name: str
+    rows: Rows
+    backbone: str
     num_layers: int
     hidden_size: int
+
+    def __str__(self) -> str:
+        return f"{TASK_NAMES[self.rows.task]}, {self.backbone.removeprefix('BERT-')}"
 
     @property
     def intermediate_size(self) -> int:
         return 4 * self.hidden_size
 
-    def flops(self, rows: Rows) -> float:
-        """Of the forward pass, for one token."""
+    @property
+    def flops(self) -> float:
+        """Operations of the forward pass for one token."""
         return forward_flops(
             num_layers=self.num_layers,
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
-            attended=rows.attended,
+            attended=self.rows.attended,
         )
 
     @property
     def adapter_flops(self) -> float:
+        """Operations of a training step of the default head for one token."""
         return adapter_flops(
             num_layers=self.num_layers,
             hidden_size=self.hidden_size,
             adapter_dim=HeadSettings().adapter_dim,
         )
 
-    def block_format(self, rows: Rows, codec: Codec) -> BlockFormat:
-        task = rows.settings
-        return BlockFormat(
-            self.num_layers, self.hidden_size, task.num_labels, codec, task.per_token
-        )
-
-    def token_bytes(self, codec: Codec = "bf16") -> int:
-        return self.block_format(QQP, codec).token_bytes
-
-    def head_parameters(self, rows: Rows) -> int:
-        """Of the default head."""
-        task = rows.settings
-        shape = HeadShape(
+    @property
+    def head_shape(self) -> HeadShape:
+        task = self.rows.settings
+        return HeadShape(
             self.num_layers, self.hidden_size, task.num_labels, task.max_length, task.per_token
         )
-        return Head(HeadSettings(), shape, seed=0).num_parameters
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of the default head."""
+        return Head(HeadSettings(), self.head_shape, seed=0).num_parameters
+
+    def block_format(self, codec: Codec) -> BlockFormat:
+        return BlockFormat.of(self.head_shape, codec)
+
+    def token_bytes(self, codec: Codec = "bf16") -> int:
+        return self.block_format(codec).token_bytes
 
 
-def _shape(name: str) -> Shape:
+def _case(rows: Rows, name: str) -> Case:
     layers, hidden_size, _ = KNOWN_SHAPES[f"{name}-uncased"]
-    return Shape(name.replace("bert", "BERT"), layers + 1, hidden_size)
+    return Case(rows, name.replace("bert", "BERT"), layers + 1, hidden_size)
 
 
-BASE, LARGE = _shape("bert-base"), _shape("bert-large")
+CASES = tuple(_case(rows, name) for rows in (QQP, SQUAD) for name in ("bert-base", "bert-large"))
+QQP_BASE, QQP_LARGE, SQUAD_BASE, SQUAD_LARGE = CASES
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no data sheet says. Most of it was measured on one GPU (`benchmarks.gpu`), and rounded.
+    """What no data sheet says. What was measured, was measured on one H200, and rounded.
 
     Attributes:
-        utilisation: Share of a GPU's speed that forward passes get of a GPU that is not fast;
-            assumed.
-        extractor_flops_per_second: What forward passes get of the fastest at most, as a CPU has to
-            issue their operations; measured on an H200.
-        heads_utilisation: Share that the heads' products get, which are narrow; assumed.
-        copy_bytes_per_second: Between a GPU and the object store of its node, each way; measured
-            likewise.
-        step_seconds: Of a training step of no heads, whatever its tokens; measured likewise.
-        head_step_seconds: What each head adds to that, likewise.
-        span_head_step_seconds: The same, where answers are spans.
+        utilisation: The share of its data sheet's speed that forward passes reach on a GPU that is
+            not fast; assumed.
+        extractor_flops_per_second: The most that forward passes reach on the fastest GPU, as a CPU
+            has to issue their operations; measured.
+        heads_utilisation: The share that the products of heads reach, which are narrow; assumed.
+        copy_bytes_per_second: The speed of copies between a GPU and the object store of its node,
+            each way; measured.
+        step_seconds: The time of a training step without heads, whatever its tokens; measured.
+        head_step_seconds: The time that each head adds to a step; measured.
+        span_head_step_seconds: The time that each head adds where answers are spans; measured.
     """
 
     utilisation: float = 0.4
@@ -205,11 +208,11 @@ class Assumptions:
     span_head_step_seconds: float = 2.2e-3
 
     def forward_flops_per_second(self, gpu: Gpu) -> float:
-        """What an extractor's forward passes do on a GPU."""
+        """The speed of an extractor's forward passes on a GPU."""
         return min(gpu.flops_per_second * self.utilisation, self.extractor_flops_per_second)
 
     def seconds_of_step(self, rows: Rows, heads: int) -> float:
-        """Of a training step of so many heads, besides copies and products."""
+        """The time of a training step of so many heads, besides copies and products."""
         spans = rows.settings.per_token
         each = self.span_head_step_seconds if spans else self.head_step_seconds
         return self.step_seconds + heads * each
@@ -218,14 +221,13 @@ class Assumptions:
 ASSUMED = Assumptions()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Layout:
-    """A run on a cluster: who works on what."""
+    """A run on a cluster: what is trained, and which GPUs work on it."""
 
-    rows: Rows
-    shape: Shape
+    case: Case
     gpu: Gpu
-    num_gpus: int
+    num_gpus: int = 1
     codec: Codec = "bf16"
     network: float = 100
     heads: int = 1
@@ -241,31 +243,31 @@ class Layout:
     def extract_rate(self) -> float:
         """Tokens a second of one extractor."""
         return extract_tokens_per_second(
-            forward_flops=self.shape.flops(self.rows),
+            forward_flops=self.case.flops,
             flops_per_second=self.assumed.forward_flops_per_second(self.gpu),
-            token_bytes=self.shape.token_bytes(self.codec),
+            token_bytes=self.case.token_bytes(self.codec),
             copy_bytes_per_second=self.assumed.copy_bytes_per_second,
         )
 
     @property
     def made_rate(self) -> float:
-        """The same, where nothing has to be copied to the host."""
+        """Tokens a second of one extractor if nothing had to be copied to the host."""
         uncopied = replace(self.assumed, copy_bytes_per_second=float("inf"))
         return replace(self, assumed=uncopied).extract_rate
 
     @property
     def train_rate(self) -> float:
-        """Tokens a second of one trainer, with its part of the heads."""
+        """Tokens a second of one trainer that has its part of the heads."""
         heads = -(-self.heads // self.trainers)
-        assumed = self.assumed
+        assumed, rows = self.assumed, self.case.rows
         return train_tokens_per_second(
             heads=heads,
-            adapter_flops=self.shape.adapter_flops,
+            adapter_flops=self.case.adapter_flops,
             flops_per_second=self.gpu.flops_per_second * assumed.heads_utilisation,
-            token_bytes=self.shape.token_bytes(self.codec),
+            token_bytes=self.case.token_bytes(self.codec),
             copy_bytes_per_second=assumed.copy_bytes_per_second,
-            step_seconds=assumed.seconds_of_step(self.rows, heads),
-            step_tokens=self.rows.settings.batch_size * self.rows.example_tokens,
+            step_seconds=assumed.seconds_of_step(rows, heads),
+            step_tokens=rows.settings.batch_size * rows.example_tokens,
         )
 
     @property
@@ -281,9 +283,7 @@ class Layout:
 
     @property
     def plan(self) -> StreamPlan:
-        return stream_plan(
-            self.rows, self.shape, self.codec, self.nodes, self.num_gpus, self.cached
-        )
+        return _stream_plan(self.case, self.codec, self.nodes, self.num_gpus, self.cached)
 
     def epoch(self, *, first: bool) -> EpochSeconds:
         return epoch_seconds(epoch_work(self.plan, first=first), self.speeds)
@@ -294,7 +294,7 @@ class Layout:
 
     @property
     def seconds(self) -> float:
-        """Of all epochs."""
+        """The time of all epochs."""
         return run_seconds(self.epoch(first=True), self.epoch(first=False), epochs=EPOCHS)
 
     @property
@@ -307,16 +307,16 @@ class Layout:
         )
 
 
-FASTEST = Layout(rows=SQUAD, shape=BASE, gpu=H100, num_gpus=1, codec="int8")
-"""Whose trainer takes more tokens a second than any other here."""
+FASTEST = Layout(SQUAD_BASE, H100, codec="int8")
+"""The layout whose trainer takes more tokens a second than any other here."""
 
 
 @cache
-def stream_plan(
-    rows: Rows, shape: Shape, codec: Codec, nodes: int, num_extractors: int, cached: bool
+def _stream_plan(
+    case: Case, codec: Codec, nodes: int, num_extractors: int, cached: bool
 ) -> StreamPlan:
     """A plan of full blocks, with the budget that a run would have."""
-    block_format = shape.block_format(rows, codec)
+    rows, block_format = case.rows, case.block_format(codec)
     num_blocks = -(-rows.tokens // BLOCK_TOKENS)
     num_train = round(num_blocks * rows.train / rows.rows)
     keys = [BlockKey(TRAIN, i) for i in range(num_train)]
@@ -332,8 +332,7 @@ def stream_plan(
         keys[num_train:],
         num_train=num_train,
         seed=0,
-        budget="auto",
-        cache="auto" if cached else 0,
+        settings=StreamSettings(cache="auto" if cached else 0),
         store_bytes=nodes * STORE_BYTES,
         num_nodes=nodes,
         num_extractors=num_extractors,
@@ -348,20 +347,3 @@ def stream_plan(
         block_tokens=tokens,
         budget=budget,
     )
-
-
-def count(keys: Sequence[str]) -> Iterator[str]:
-    """What `Rows` has of a sample, for the rows of `key=value` settings."""
-    settings = load_settings(["backbone=minilm", *keys])
-    for name in settings.tasks:
-        chosen = settings.for_task(name)
-        data = load_task_data(chosen)
-        tokenizer = load_tokenizer(locate(chosen.backbone.name))
-        splits = (data.train, *data.validation)
-        stores = [tokens_of(split, tokenizer, chosen.data) for split in splits]
-        lengths = np.concatenate([store.lengths for store in stores])
-        rows = sum(len(split.questions or split.labels) for split in splits)
-        yield (
-            f"{name}: sample_rows={rows}, sample_examples={len(lengths)}, "
-            f"sample_tokens={lengths.sum()}, sample_squares={(lengths**2).sum()}"
-        )

@@ -1,89 +1,60 @@
-"""The processes of a run: what they are called, their CPU time and their memory (Linux, /proc)."""
+"""CPU time and memory of processes, and a command that is watched while it runs (Linux, /proc)."""
 
 import os
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
-# Ray renames its workers: `ray::HeadTrainer.consume`, `ray::cola-1f2e3d-extractor-0:Feature...`.
-_ROLES = {
-    "FeatureExtractor": "extractor",
-    "HeadTrainer": "trainer",
-    "FeatureStream": "feature stream",
-    "ray::": "Ray's idle worker",
-    "raylet": "raylet",
-    "gcs_server": "GCS",
-    "/ray/": "Ray's dashboard, agents, monitors",
-}
+# A watched command is looked at so often. The last moments of a process are not seen, nor is a
+# peak between two looks.
+LOOK_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Proportional set size in bytes: a page that n processes share counts 1/n for each of them.
-
-    Attributes:
-        private: Heap and stacks. Libraries are left out: a process's share of them is larger when
-            others that have loaded them, of another run perhaps, end.
-        shared: Shared memory, which is where the object store is.
-    """
-
-    private: int
-    shared: int
-
-    def __add__(self, other: "Memory") -> "Memory":
-        return Memory(self.private + other.private, self.shared + other.shared)
-
-
-def process_tree(root: int | None = None) -> dict[int, str]:
-    """A process (this one if none is named) and all below it: what each is, by process id."""
+def process_tree(root: int) -> list[int]:
+    """The ids of a process and of all processes below it."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
-            with suppress(OSError):  # it has just ended
+            with suppress(OSError):  # the process has just ended
                 children.setdefault(int(_stat(entry)[1]), []).append(int(entry.name))
-    root = root or os.getpid()
-    tree = {root: "driver"}
-    waiting = [root]
-    while waiting:
-        for pid in children.get(waiting.pop(), []):
-            with suppress(OSError):
-                tree[pid] = _role(pid)
-                waiting.append(pid)
+    tree = [root]
+    for pid in tree:  # the list grows while it is walked through
+        tree += children.get(pid, [])
     return tree
 
 
-def memory(pid: int) -> Memory:
-    """Of one process.
+def memory_bytes(pid: int) -> int:
+    """Bytes of the heap, the stacks and the shared memory of a process.
+
+    This is the proportional set size: of a page that n processes share, each is charged 1/n. The
+    object store is shared memory. The code of libraries does not count, as a process's share of it
+    grows when processes of another run end.
 
     Raises:
-        OSError: It has ended.
+        OSError: The process has ended.
     """
     sizes = {}
     for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
         name, size = line.split()[:2]
         sizes[name] = int(size) * 1024
-    return Memory(sizes["Pss_Anon:"], sizes["Pss_Shmem:"])
+    return sizes["Pss_Anon:"] + sizes["Pss_Shmem:"]
 
 
-def memory_by_role() -> dict[str, Memory]:
-    """Of all processes below this one, those of a kind together."""
-    total: dict[str, Memory] = {}
-    for pid, role in process_tree().items():
-        with suppress(OSError):
-            total[role] = total.get(role, Memory(0, 0)) + memory(pid)
-    return total
-
-
-def cpu_seconds(role: str = "") -> float:
-    """CPU time so far of this process and those that live below it, or of those of a role."""
+def cpu_seconds() -> float:
+    """CPU time so far of this process and of the processes that live below it."""
     seconds = 0.0
-    for pid, its_role in process_tree().items():
-        if role in ("", its_role):
-            with suppress(OSError):
-                seconds += cpu_time(pid)
+    for pid in process_tree(os.getpid()):
+        with suppress(OSError):
+            seconds += cpu_time(pid)
     return seconds
 
 
@@ -91,7 +62,7 @@ def cpu_time(pid: int) -> float:
     """CPU seconds so far of one process.
 
     Raises:
-        OSError: It has ended.
+        OSError: The process has ended.
     """
     return _cpu_time(_PROC / str(pid))
 
@@ -104,7 +75,7 @@ def thread_times(pid: int) -> dict[int, float]:
     """
     times = {}
     for thread in (_PROC / str(pid) / "task").iterdir():
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # the thread has just ended
             times[int(thread.name)] = _cpu_time(thread)
     return times
 
@@ -114,10 +85,82 @@ def _cpu_time(folder: Path) -> float:
 
 
 def _stat(folder: Path) -> list[str]:
-    """The fields of `stat` after the name (which may hold spaces): state, parent, ..."""
+    """The fields of `stat` after the name, which may hold spaces: the state, the parent, ..."""
     return (folder / "stat").read_text().rpartition(")")[2].split()
 
 
-def _role(pid: int) -> str:
-    command = (_PROC / str(pid) / "cmdline").read_text().replace("\0", " ")
-    return next((role for part, role in _ROLES.items() if part in command), "other")
+@dataclass(frozen=True)
+class Observed:
+    """What a command took.
+
+    Attributes:
+        output: What it printed.
+        began: Unix time at which it was started.
+        cpu_seconds: CPU time of all its processes together.
+        peak_bytes: The most memory that all its processes together had; see `memory_bytes`. Files
+            that the system caches do not count.
+        cpu_at: CPU time of all its processes together at some moments: Unix time and CPU seconds,
+            ascending.
+    """
+
+    output: str
+    began: float
+    cpu_seconds: float
+    peak_bytes: int
+    cpu_at: tuple[tuple[float, float], ...] = ()
+
+    def cpu_seconds_until(self, time: float) -> float:
+        """CPU time of all processes together at a Unix time, interpolated between two looks."""
+        times, seconds = zip((self.began, 0.0), *self.cpu_at, strict=True)
+        return float(np.interp(time, times, seconds))
+
+
+class _Watch(threading.Thread):
+    """Looks at a process and all below it, again and again, until it is told to end."""
+
+    def __init__(self, pid: int):
+        super().__init__(daemon=True)
+        self.cpu: dict[int, float] = {}
+        self.cpu_at: list[tuple[float, float]] = []
+        self.peak_bytes = 0
+        self._pid = pid
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            total = 0
+            for pid in process_tree(self._pid):
+                with suppress(OSError):  # the process has just ended
+                    self.cpu[pid] = cpu_time(pid)
+                    total += memory_bytes(pid)
+            self.peak_bytes = max(self.peak_bytes, total)
+            self.cpu_at.append((time.time(), sum(self.cpu.values())))
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def observe(command: Sequence[str], environment: Mapping[str, str]) -> Observed:
+    """Run a command to its end, with variables beside those of our own environment.
+
+    Raises:
+        RuntimeError: The command failed; the message has the end of what it printed.
+    """
+    began = time.time()
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    watch = _Watch(process.pid)
+    watch.start()
+    output, _ = process.communicate()
+    watch.end()
+    if process.returncode:
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {process.returncode}:\n{output[-2000:]}"
+        )
+    return Observed(output, began, sum(watch.cpu.values()), watch.peak_bytes, tuple(watch.cpu_at))

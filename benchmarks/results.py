@@ -1,16 +1,24 @@
-"""`benchmarks/RESULTS.md`: a header and sections, each with when, where and how it was measured."""
+"""The sections of `benchmarks/RESULTS.md`, and what all of them are made with.
+
+The file has a header and sections, and each section says when, where and how it was measured.
+"""
 
 import os
 import platform
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
+from bertvision_stream.report.tables import Table
 from bertvision_stream.utils.files import write_text
+
+T = TypeVar("T")
 
 HEADER = """\
 # Measured
@@ -27,13 +35,14 @@ class Section:
     """A part of the results.
 
     Attributes:
-        name: By which `--sections` calls it; sections that come together share one.
-        title: Its heading; no two sections have the same.
-        measure: Given how often to repeat, does the work and returns lines of Markdown, without
-            headings of the first two levels.
-        settings: `key=value` settings that it measures with.
-        others: What else it was told, for people.
-        needs_gpu: Whether it can be measured on a machine with a GPU alone.
+        name: The name that `--sections` knows it by. Several sections may share a name, and are
+            then measured together.
+        title: The heading of the section; no two sections have the same.
+        measure: Does the work and returns lines of Markdown, without headings of the first two
+            levels. It is given the number of repeats.
+        settings: The `key=value` settings that the section is measured with.
+        others: What else the section was told, as a sentence for readers.
+        needs_gpu: Whether the section can be measured only on a machine with a GPU.
     """
 
     name: str
@@ -47,22 +56,22 @@ class Section:
 def write_section(path: Path, section: Section, *, command: str, repeats: int) -> None:
     """Measure a section and put it into the file, in its old place or at the end.
 
-    The other sections are those that the file has when the measuring is over.
+    The file is read when the measuring is over, so that two commands may measure at once.
 
     Raises:
-        ValueError: The section has a heading that would be taken for another section's.
+        ValueError: The lines of the section hold a heading that would begin another section.
     """
-    began = _how(section, command=command, repeats=repeats)
-    lines = [began, "", *section.measure(repeats)]
+    circumstances = _circumstances(section, command=command, repeats=repeats)
+    lines = [circumstances, "", *section.measure(repeats)]
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     write_text(path, with_section(text, section.title, lines))
 
 
 def with_section(document: str, title: str, lines: Sequence[str]) -> str:
-    """The document with that section in it, in place of an earlier one of the same title.
+    """Returns the document with the section in the place of an earlier one of the same title.
 
     Raises:
-        ValueError: See `write_section`.
+        ValueError: The lines hold a heading that would begin another section.
     """
     if wrong := [line for line in lines if line.startswith(("# ", "## "))]:
         raise ValueError(f"the section {title!r} holds another heading: {wrong[0]!r}")
@@ -72,26 +81,29 @@ def with_section(document: str, title: str, lines: Sequence[str]) -> str:
 
 
 def split_sections(document: str) -> Mapping[str, str]:
-    """What stands below each heading of the second level, by the heading."""
+    """Returns the text below each heading of the second level, by the heading."""
     _, *parts = _HEADING.split(document)
     bodies = (body.strip("\n") for body in parts[1::2])
     return dict(zip(parts[::2], bodies, strict=True))
 
 
-def _how(section: Section, *, command: str, repeats: int) -> str:
-    """One line on command, day, machine and versions; asked for when the measuring begins."""
+def _circumstances(section: Section, *, command: str, repeats: int) -> str:
+    """One line on the command, the day, the machine and the versions of packages.
+
+    The load average in it is that of the moment before the measuring begins.
+    """
     packages = ("torch", "ray", "transformers")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     settings = f" Settings: `{' '.join(section.settings)}`." if section.settings else ""
     others = f" {section.others}." if section.others else ""
     return (
         f"`{command}`, {date.today()}: {os.cpu_count()} cores, {platform.machine()}, "
-        f"{cpu_model()}; Python {platform.python_version()}, {versions}.{settings}{others} "
+        f"{_cpu_model()}; Python {platform.python_version()}, {versions}.{settings}{others} "
         f"Repeats: {repeats}. Load average of one minute when it began: {os.getloadavg()[0]:.2f}."
     )
 
 
-def cpu_model() -> str:
+def _cpu_model() -> str:
     """The name of the CPU, where Linux tells it."""
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.exists() else ""
@@ -99,11 +111,27 @@ def cpu_model() -> str:
     return found[1].strip() if found else "CPU of unknown model"
 
 
-def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Each to that of the same turn: a shared machine is not always as fast.
+def turns(repeats: int, cases: Iterable[T], *, once: Sequence[T] = ()) -> Iterator[T]:
+    """Yields every case once in each turn, and says so on the standard error.
 
-    Of the turns from the first on that both have.
+    Other users may slow a machine down for a while. Cases that take turns are slowed down alike,
+    and the values of one turn can be compared.
+
+    Args:
+        repeats: The number of turns.
+        cases: What is measured in each turn, in this order.
+        once: Those of the cases that take part in the first turn only.
     """
+    cases = list(cases)
+    for turn in range(repeats):
+        for case in cases:
+            if turn == 0 or case not in once:
+                print(f"  turn {turn + 1} of {repeats}: {case}", file=sys.stderr, flush=True)
+                yield case
+
+
+def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
+    """The ratio of each value to the base value of the same turn, over the turns that both have."""
     return [value / other for value, other in zip(values, base, strict=False)]
 
 
@@ -113,3 +141,13 @@ def with_spread(values: Sequence[float], unit: str = "") -> str:
     if len(values) == 1:
         return median
     return f"{median} ({min(values):.2f} to {max(values):.2f})"
+
+
+def relative(values: Mapping[str, Sequence[float]], name: str, base: str) -> str:
+    """The ratio of the values of `name` to those of `base`, or "1" where they are the same."""
+    return "1" if name == base else with_spread(ratios(values[name], values[base]))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; all columns but the first are aligned to the right."""
+    return Table(header, list(rows)).markdown().splitlines()

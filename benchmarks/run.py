@@ -21,21 +21,20 @@ from benchmarks import (
     cost_check,
     extraction,
     gpu,
-    peer_times,
+    one_head,
     stacked_heads,
     sweeps,
     time_to_score,
     trials_against_tune,
 )
-from benchmarks.random_backbone import FOLDER, make_random_backbone
+from benchmarks.inputs import RANDOM_BACKBONE, make_random_backbone
 from benchmarks.results import Section, write_section
-from benchmarks.sweeps import measure_full_cache as full_cache
 from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.utils.errors import ConfigError
 
 DEFAULTS = ("backbone=minilm", "data.path=../shared/data/glue")
 
-# Of the section `score`: a few minutes of fine-tuning on two cores.
+# Half of CoLA is a few minutes of fine-tuning on two cores.
 SCORE_DEFAULTS = {"cola": ("data.train_fraction=0.5",)}
 
 TRIALS_DEFAULTS = (
@@ -58,26 +57,30 @@ RESERVED = {
     "search.num_trials": "--trials",
 }
 
-# They bring their own settings.
+# These sections bring their own settings.
 OTHERS = (
-    ("full-cache", "Ten epochs with a full cache, against what cannot be spared", full_cache),
-    ("sweeps", "One setting varied at a time", sweeps.measure),
-    ("extraction", "Extraction against the model alone, and padding", extraction.measure),
-    ("heads", "Heads computed together", stacked_heads.measure),
-    ("control", "The control plane alone", control_plane.measure),
-    ("costs", "The cost model against measurements", cost_check.measure),
+    Section(
+        "full-cache",
+        "Ten epochs with a full cache, against what cannot be spared",
+        sweeps.measure_full_cache,
+    ),
+    Section("sweeps", "One setting varied at a time", sweeps.measure),
+    Section("extraction", "Extraction against the model alone, and padding", extraction.measure),
+    Section("heads", "Heads computed together", stacked_heads.measure),
+    Section("control", "The control plane alone", control_plane.measure),
+    Section("costs", "The cost model against measurements", cost_check.measure),
+    Section("gpu", "GPU against what docs/scaling.md assumes", gpu.measure, needs_gpu=True),
 )
 
 
 def make_sections(options: argparse.Namespace) -> list[Section]:
-    """All that can be measured, in the order of a new file."""
+    """All sections that can be measured, in the order of a new file."""
     return [
         *(_peers(task, options) for task in options.tasks or ("cola", "rte")),
         *(_score(task, options) for task in options.tasks or ("stsb", "cola")),
         _trials(options),
         _trials_on_base(options),
-        *(Section(*each) for each in OTHERS),
-        Section("gpu", "GPU against what docs/scaling.md assumes", gpu.measure, needs_gpu=True),
+        *OTHERS,
     ]
 
 
@@ -86,7 +89,7 @@ def _peers(task: str, options: argparse.Namespace) -> Section:
     return Section(
         "peers",
         f"{task}: one head, and what users would do instead",
-        partial(peer_times.measure, names=options.peers, once=options.once, marks=marks, keys=keys),
+        partial(one_head.measure, names=options.peers, once=options.once, marks=marks, keys=keys),
         keys,
         f"Epochs: {', '.join(map(str, marks))} of one run of {marks[-1]}",
     )
@@ -105,7 +108,7 @@ def _trials(options: argparse.Namespace) -> Section:
 
 
 def _trials_on_base(options: argparse.Namespace) -> Section:
-    keys = merged(DEFAULTS, BASE_TRIALS, options.keys, (f"backbone={FOLDER}",))
+    keys = merged(DEFAULTS, BASE_TRIALS, options.keys, (f"backbone={RANDOM_BACKBONE}",))
 
     def measure(repeats: int) -> list[str]:
         make_random_backbone()
@@ -117,31 +120,38 @@ def _trials_on_base(options: argparse.Namespace) -> Section:
 
 
 def merged(*layers: Sequence[str]) -> tuple[str, ...]:
-    """Settings of all layers; of the same key the last counts."""
+    """The settings of all layers; of several with the same key the last one counts."""
     by_key = {setting.partition("=")[0]: setting for layer in layers for setting in layer}
     return tuple(by_key.values())
 
 
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Section]]:
-    """The command line, and the sections that it asks for. Mistakes end the process, with 2."""
+    """Read the command line. Mistakes end the process with exit status 2.
+
+    Returns:
+        The options, and the sections that they ask for.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.run", description=__doc__.splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("--sections", type=_names, help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each (%(default)s)")
-    parser.add_argument("--tasks", type=_names, help="of the sections peers and score")
-    peers = tuple(peer_times.PEERS)
+    parser.add_argument("--tasks", type=_names, help="tasks of the sections peers and score")
+    peers = tuple(one_head.PEERS)
     parser.add_argument(
-        "--peers", type=_names, default=peers, help=f"of the section peers: {', '.join(peers)}"
+        "--peers", type=_names, default=peers, help=f"ways of the section peers: {', '.join(peers)}"
     )
     parser.add_argument(
-        "--once", type=_names, default=(), help="peers that take part in the first turn alone"
+        "--once", type=_names, default=(), help="peers that take part in the first turn only"
     )
     parser.add_argument(
-        "--epochs", type=_counts, default=(1, 3, 5, 10), help="of the section peers (1,3,5,10)"
+        "--epochs",
+        type=_counts,
+        default=(1, 3, 5, 10),
+        help="of the section peers (1,3,5,10)",
     )
     parser.add_argument(
-        "--trials", type=_counts, default=(1, 4, 16), help="of the section trials (1,4,16)"
+        "--trials", type=_counts, default=(1, 4, 16), help="trials of the section trials (1,4,16)"
     )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/RESULTS.md"))
     parser.add_argument("keys", nargs="*", help="settings for all sections, key=value")
@@ -150,10 +160,10 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Section
         parser.error(f"--repeats={options.repeats}: at least 1")
     _refuse_unknown(parser, "--peers", options.peers, peers)
     _refuse_unknown(
-        parser, "--once", options.once, [n for n in options.peers if n != peer_times.BASELINE]
+        parser, "--once", options.once, [n for n in options.peers if n != one_head.CACHED]
     )
-    if peer_times.BASELINE not in options.peers:
-        parser.error(f"--peers lacks {peer_times.BASELINE}, which the others are compared with")
+    if one_head.CACHED not in options.peers:
+        parser.error(f"--peers lacks {one_head.CACHED}, which the others are compared with")
     for key in (setting.partition("=")[0] for setting in options.keys):
         if key in RESERVED:
             parser.error(f"{key}= cannot be set here; it is given by {RESERVED[key]}")
@@ -170,7 +180,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Section
 def _without_gpu(
     parser: argparse.ArgumentParser, sections: list[Section], *, named: bool
 ) -> list[Section]:
-    """Those that can be measured here; one that cannot is an error where it was asked for."""
+    """The sections that can be measured here; another is an error where it was asked for."""
     if torch.cuda.is_available():
         return sections
     for section in sections:
@@ -184,7 +194,7 @@ def _without_gpu(
 def _check_settings(
     parser: argparse.ArgumentParser, section: Section, options: argparse.Namespace
 ) -> None:
-    """Before hours of measuring."""
+    """Refuse wrong settings now, and not after hours of measuring."""
     if not section.settings:
         return
     if section.name == "peers" and any(key.startswith("train.epochs=") for key in options.keys):
@@ -209,7 +219,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    """Distinct whole numbers above zero, ascending."""
+    """Reads distinct whole numbers above zero, ascending."""
     try:
         counts = sorted({int(part) for part in text.split(",")})
     except ValueError:

@@ -9,34 +9,40 @@ published speeds, the assumptions below and the formulas that `mode=plan` uses.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.layouts import (
     A100,
     ASSUMED,
-    BASE,
     BLOCK_TOKENS,
+    CASES,
+    CODECS,
     EPOCHS,
     FASTEST,
     GPUS,
     GPUS_PER_NODE,
     L4,
-    LARGE,
     QQP,
+    QQP_BASE,
+    QQP_LARGE,
     SQUAD,
+    SQUAD_LARGE,
     STORE_BYTES,
     T4,
+    TASK_NAMES,
     Layout,
-    Rows,
-    Shape,
-    count,
 )
-from bertvision_stream.report.tables import Table
-from bertvision_stream.settings.types import Codec
+from benchmarks.results import table
+from bertvision_stream.data.load import load_task_data
+from bertvision_stream.data.tokenize import tokens_of
+from bertvision_stream.models.backbone import load_tokenizer
+from bertvision_stream.models.sources import locate
+from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.stream.cost_model import (
     GIGABIT_BYTES,
     break_even_tokens_per_second,
@@ -51,9 +57,6 @@ NUM_GPUS = (1, 2, 4, 8, 16, 32, 64)
 NETWORKS = (25, 100, 200, 400)  # Gb/s
 HEADS = (1, 16, 64)
 DISKS = {"hard disk": 0.2, "network volume": 1.0, "NVMe, PCIe 3": 3.5, "NVMe, PCIe 4": 7.0}  # GB/s
-TASK_NAMES = {"qqp": "QQP", "squad_v2": "SQuAD 2.0"}
-PAIRS = tuple((rows, shape) for rows in (QQP, SQUAD) for shape in (BASE, LARGE))
-CODECS: tuple[Codec, ...] = ("bf16", "int8")
 LETTERS = {"extraction": "E", "transfer": "T", "heads": "H"}
 
 
@@ -69,7 +72,7 @@ def render() -> str:
         "rounded": lambda value: f"{_rounded(value):,}",
         "percent": lambda value: f"{100 * value:.0f} %",
     }
-    one = Layout(rows=QQP, shape=LARGE, gpu=A100, num_gpus=1)
+    one = Layout(QQP_LARGE, A100)
     one_int8 = replace(one, codec="int8")
     return environment.get_template("scaling.md.j2").render(
         assumed=ASSUMED,
@@ -87,18 +90,7 @@ def render() -> str:
         one_l4=replace(one, gpu=L4),
         fastest=FASTEST,
         finetune_seconds=3 * QQP.train_tokens / one.made_rate,
-        work_table=work_table(),
-        speed_table=speed_table(),
-        epoch_table=epoch_table(),
-        enough_table=enough_table(),
-        int8_table=int8_table(),
-        cache_table=cache_table(),
-        cache_time_table=cache_time_table(),
-        heads_table=heads_table(),
-        break_even_table=break_even_table(),
-        travel_table=travel_table(),
-        disk_table=disk_table(),
-        sensitivity_table=sensitivity_table(),
+        **{make.__name__: make() for make in TABLES},
     )
 
 
@@ -106,25 +98,22 @@ def work_table() -> str:
     header = ["", "examples", "tokens an epoch", "MFLOP a token", "bytes a token, bf16", "int8"]
     header += ["an epoch, bf16", "int8", "BERTVision's dump"]
     rows = []
-    for task, shape in PAIRS:
-        sizes = [
-            shape.block_format(task, codec).block_bytes(task.tokens, task.examples)
-            for codec in CODECS
-        ]
+    for case in CASES:
+        task = case.rows
+        sizes = [case.block_format(c).block_bytes(task.tokens, task.examples) for c in CODECS]
         dump = dump_bytes(
             task.examples,
-            num_layers=shape.num_layers,
+            num_layers=case.num_layers,
             max_length=task.settings.max_length,
-            hidden_size=shape.hidden_size,
+            hidden_size=case.hidden_size,
         )
         rows.append(
             [
-                _name(task, shape),
+                str(case),
                 f"{task.examples:,}",
                 format_count(task.tokens),
-                f"{shape.flops(task) / 1e6:.0f}",
-                f"{shape.token_bytes('bf16'):,}",
-                f"{shape.token_bytes('int8'):,}",
+                f"{case.flops / 1e6:.0f}",
+                *(f"{case.token_bytes(codec):,}" for codec in CODECS),
                 *map(format_bytes, [*sizes, dump]),
             ]
         )
@@ -133,17 +122,17 @@ def work_table() -> str:
 
 def speed_table() -> str:
     header = ["GPU", "TFLOP/s, dense"]
-    for shape in (BASE, LARGE):
-        header += [f"{shape.name}: tokens/s it makes", "that is", "with the copy"]
+    for case in (QQP_BASE, QQP_LARGE):
+        header += [f"{case.backbone}: tokens/s it makes", "that is", "with the copy"]
     rows = []
     for gpu in GPUS:
         row = [gpu.name, f"{gpu.flops_per_second / 1e12:g} ({gpu.dtype})"]
-        for shape in (BASE, LARGE):
-            layout = Layout(rows=QQP, shape=shape, gpu=gpu, num_gpus=1)
+        for case in (QQP_BASE, QQP_LARGE):
+            layout = Layout(case, gpu)
             made = layout.made_rate
             row += [
                 f"{_rounded(made):,}",
-                f"{made * shape.token_bytes() / 1e9:.2g} GB/s",
+                f"{made * case.token_bytes() / 1e9:.2g} GB/s",
                 f"{_rounded(layout.extract_rate):,}",
             ]
         rows.append(row)
@@ -157,10 +146,7 @@ def epoch_table() -> str:
     for network in (100, 25):
         for gpu in (T4, L4, A100):
             for first in (True, False):
-                layouts = [
-                    Layout(rows=QQP, shape=LARGE, gpu=gpu, num_gpus=n, network=network)
-                    for n in NUM_GPUS
-                ]
+                layouts = [Layout(QQP_LARGE, gpu, n, network=network) for n in NUM_GPUS]
                 name = f"{gpu.name}, {network} Gb/s, {'first' if first else 'later'}"
                 lines.append([name, *(_epoch(each, first=first) for each in layouts)])
     return _grid(header, lines)
@@ -169,19 +155,14 @@ def epoch_table() -> str:
 def enough_table() -> str:
     header = ["", *(gpu.name for gpu in GPUS)]
     rows = []
-    for task, shape in PAIRS:
+    for case in CASES:
         for codec in CODECS:
             cells = []
             for gpu in GPUS:
-                layouts = [
-                    Layout(
-                        rows=task, shape=shape, gpu=gpu, num_gpus=1, codec=codec, network=network
-                    )
-                    for network in NETWORKS
-                ]
-                found = [each.enough_gpus for each in layouts]
-                cells.append(f"{found[0]}" if len(set(found)) == 1 else " / ".join(map(str, found)))
-            rows.append([f"{_name(task, shape)}, {codec}", *cells])
+                layouts = [Layout(case, gpu, codec=codec, network=n) for n in NETWORKS]
+                found = [f"{each.enough_gpus}" for each in layouts]
+                cells.append(found[0] if len(set(found)) == 1 else " / ".join(found))
+            rows.append([f"{case}, {codec}", *cells])
     return _grid(header, rows)
 
 
@@ -192,9 +173,7 @@ def int8_table() -> str:
         row = [f"{n} x {gpu.name}, {network} Gb/s" if n > 8 else f"{n} x {gpu.name}, one node"]
         for first in (True, False):
             for codec in CODECS:
-                layout = Layout(
-                    rows=SQUAD, shape=LARGE, gpu=gpu, num_gpus=n, codec=codec, network=network
-                )
+                layout = Layout(SQUAD_LARGE, gpu, n, codec=codec, network=network)
                 row.append(_epoch(layout, first=first))
         rows.append(row)
     return _grid(header, rows)
@@ -204,27 +183,27 @@ def cache_table() -> str:
     nodes = (1, 2, 4, 8)
     header = ["", *(f"{n} node{'s' if n > 1 else ''}" for n in nodes)]
     rows = []
-    for task, shape in PAIRS:
+    for case in CASES:
         cells = []
         for n in nodes:
-            one = Layout(rows=task, shape=shape, gpu=A100, num_gpus=GPUS_PER_NODE * n)
-            budgets = [replace(one, codec=codec).plan.budget for codec in CODECS]
+            layouts = [Layout(case, A100, GPUS_PER_NODE * n, codec=codec) for codec in CODECS]
+            budgets = [layout.plan.budget for layout in layouts]
             cells.append(" / ".join(f"{each.cached_share:.0%}" for each in budgets))
-        rows.append([_name(task, shape), *cells])
+        rows.append([str(case), *cells])
     return _grid(header, rows)
 
 
 def cache_time_table() -> str:
     header = ["", "passes spared", "not cached", "cached", "GPU time of forward passes", "cached"]
     rows = []
-    for task, gpu, n in ((QQP, T4, 8), (QQP, L4, 1), (SQUAD, L4, 1), (SQUAD, T4, 64),
-                         (SQUAD, A100, 8)):  # fmt: skip
-        layout = Layout(rows=task, shape=LARGE, gpu=gpu, num_gpus=n)
+    layouts = [Layout(QQP_LARGE, T4, 8), Layout(QQP_LARGE, L4)]
+    layouts += [Layout(SQUAD_LARGE, gpu, n) for gpu, n in ((L4, 1), (T4, 64), (A100, 8))]
+    for layout in layouts:
         uncached = replace(layout, cached=False)
         hours = [each.forecast.tokens_extracted / each.extract_rate for each in (uncached, layout)]
         rows.append(
             [
-                f"{TASK_NAMES[task.task]}, {n} x {gpu.name}",
+                f"{TASK_NAMES[layout.case.rows.task]}, {layout.num_gpus} x {layout.gpu.name}",
                 f"{layout.forecast.spared_share:.0%}",
                 *(_short(each.seconds) for each in (uncached, layout)),
                 *map(_short, hours),
@@ -236,15 +215,13 @@ def cache_time_table() -> str:
 def heads_table() -> str:
     header = ["", *(f"{h} head{'s' if h > 1 else ''}" for h in HEADS), "64 on 8 trainers"]
     rows = []
-    for task, shape in PAIRS:
+    for case in CASES:
         cells = []
         for heads, trainers in (*((h, 1) for h in HEADS), (64, 8)):
-            layout = Layout(
-                rows=task, shape=shape, gpu=A100, num_gpus=1, heads=heads, trainers=trainers
-            )
+            layout = Layout(case, A100, heads=heads, trainers=trainers)
             enough = [_gpus_of(replace(layout, gpu=gpu)) for gpu in (T4, L4, A100)]
             cells.append(f"{_rounded(layout.train_rate):,} ({' / '.join(enough)})")
-        rows.append([_name(task, shape), *cells])
+        rows.append([str(case), *cells])
     return _grid(header, rows)
 
 
@@ -269,15 +246,15 @@ def _against_making(what: str, sources: Mapping[str, float], *, with_copies: boo
     header = ["", f"{what}, tokens/s", "making them takes, TFLOP/s"]
     header += [f"that is {gpu.name}s" for gpu in GPUS]
     rows = []
-    for shape in (BASE, LARGE):
-        layouts = [Layout(rows=QQP, shape=shape, gpu=gpu, num_gpus=1) for gpu in GPUS]
+    for case in (QQP_BASE, QQP_LARGE):
+        layouts = [Layout(case, gpu) for gpu in GPUS]
         for name, bytes_per_second in sources.items():
-            rate = break_even_tokens_per_second(shape.token_bytes(), bytes_per_second)
+            rate = break_even_tokens_per_second(case.token_bytes(), bytes_per_second)
             made = [each.extract_rate if with_copies else each.made_rate for each in layouts]
-            tflops = rate * shape.flops(QQP) / 1e12
+            tflops = rate * case.flops / 1e12
             rows.append(
                 [
-                    f"{shape.name}, {name}",
+                    f"{case.backbone}, {name}",
                     f"{_rounded(rate):,}",
                     *(
                         f"{n:.2g}" if n < 10 else f"{n:.0f}"
@@ -291,11 +268,11 @@ def _against_making(what: str, sources: Mapping[str, float], *, with_copies: boo
 def travel_table() -> str:
     header = ["a batch of QQP", "hidden states", "parameters of the head", "gradient", "ratio"]
     rows = []
-    for shape in (BASE, LARGE):
-        batch = QQP.settings.batch_size * QQP.example_tokens * shape.token_bytes()
-        parameters = shape.head_parameters(QQP)
+    for case in (QQP_BASE, QQP_LARGE):
+        batch = QQP.settings.batch_size * QQP.example_tokens * case.token_bytes()
+        parameters = case.head_parameters
         gradient = 4 * parameters
-        row = [shape.name, format_bytes(batch), f"{parameters:,}", format_bytes(gradient)]
+        row = [case.backbone, format_bytes(batch), f"{parameters:,}", format_bytes(gradient)]
         rows.append([*row, f"{batch / gradient:,.0f}"])
     return _grid(header, rows)
 
@@ -319,19 +296,27 @@ def sensitivity_table() -> str:
     cases["heads' products get 3%"] = replace(ASSUMED, heads_utilisation=0.03)
     rows = []
     for name, assumed in cases.items():
-        layouts = [
-            Layout(rows=QQP, shape=LARGE, gpu=gpu, num_gpus=n, heads=heads, assumed=assumed)
-            for gpu, n, heads in (
-                (T4, 8, 1),
-                (L4, 1, 1),
-                (L4, 8, 1),
-                (A100, 1, 1),
-                (A100, 64, 1),
-                (A100, 8, 64),
-            )
-        ]
+        runs = ((T4, 8), (L4, 1), (L4, 8), (A100, 1), (A100, 64))
+        layouts = [Layout(QQP_LARGE, gpu, n, assumed=assumed) for gpu, n in runs]
+        layouts.append(Layout(QQP_LARGE, A100, 8, heads=64, assumed=assumed))
         rows.append([name, *(_epoch(each, first=True) for each in layouts)])
     return _grid(header, rows)
+
+
+TABLES = (
+    work_table,
+    speed_table,
+    epoch_table,
+    enough_table,
+    int8_table,
+    cache_table,
+    cache_time_table,
+    heads_table,
+    break_even_table,
+    travel_table,
+    disk_table,
+    sensitivity_table,
+)
 
 
 def _epoch(layout: Layout, *, first: bool) -> str:
@@ -342,12 +327,8 @@ def _epoch(layout: Layout, *, first: bool) -> str:
 
 def _copy_share(layout: Layout) -> float:
     """Of a trainer's time."""
-    copying = layout.shape.token_bytes(layout.codec) / layout.assumed.copy_bytes_per_second
+    copying = layout.case.token_bytes(layout.codec) / layout.assumed.copy_bytes_per_second
     return copying * layout.train_rate
-
-
-def _name(rows: Rows, shape: Shape) -> str:
-    return f"{TASK_NAMES[rows.task]}, {shape.name.removeprefix('BERT-')}"
 
 
 def _rounded(value: float) -> int:
@@ -364,7 +345,24 @@ def _short(seconds: float) -> str:
 
 
 def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return Table(header, rows).markdown()
+    return "\n".join(table(header, rows))
+
+
+def count(keys: Sequence[str]) -> Iterator[str]:
+    """Count the tokens of the rows of `key=value` settings, and yield what `Rows` has of them."""
+    all_settings = load_settings(["backbone=minilm", *keys])
+    for name in all_settings.tasks:
+        settings = all_settings.for_task(name)
+        data = load_task_data(settings)
+        tokenizer = load_tokenizer(locate(settings.backbone.name))
+        splits = (data.train, *data.validation)
+        stores = [tokens_of(split, tokenizer, settings.data) for split in splits]
+        lengths = np.concatenate([store.lengths for store in stores])
+        rows = sum(len(split.questions or split.labels) for split in splits)
+        yield (
+            f"{name}: sample_rows={rows}, sample_examples={len(lengths)}, "
+            f"sample_tokens={lengths.sum()}, sample_squares={(lengths**2).sum()}"
+        )
 
 
 def main() -> int:

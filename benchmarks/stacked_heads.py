@@ -1,21 +1,18 @@
 """Many heads computed together against the same heads one by one: a training step of each.
 
-    python -m benchmarks.stacked_heads [--heads 1,4,16,32] [--repeats N] [head.KEY=VALUE ...]
-
 A step is the forward pass, the loss, the backward pass and an AdamW of each head, on one batch of
 random hidden states of MiniLM's shape. One thread, and its own CPU time, so that neighbours on the
 machine disturb little; both ways take turns, and the median counts.
 """
 
-import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from benchmarks.results import table
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.heads.stacked import stacked_logits
@@ -23,6 +20,7 @@ from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.settings.settings import HeadSettings
 from bertvision_stream.utils.devices import keep_freed_memory
 
+COUNTS = (1, 4, 16, 32)
 NUM_TOKENS, NUM_EXAMPLES = 1024, 32
 SHAPE = HeadShape(num_layers=7, hidden_size=384, num_outputs=2, max_length=128)
 
@@ -31,8 +29,8 @@ class Steps:
     """A training step of `num_heads` heads, in either way.
 
     Args:
-        settings: `head.*`.
-        num_heads: How many heads.
+        settings: The settings `head.*`.
+        num_heads: The number of heads.
         dtype: The dtype of the hidden states and so of the products.
     """
 
@@ -66,7 +64,7 @@ class Steps:
 
 
 def milliseconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median CPU time of each, taken in turns after two rounds of warming up."""
+    """The median CPU time of each step, in turns, after two turns that warm up."""
     times: list[list[float]] = [[] for _ in steps]
     for repeat in range(repeats + 2):
         for step, own in zip(steps, times, strict=True):
@@ -77,44 +75,31 @@ def milliseconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[fl
     return [statistics.median(own) for own in times]
 
 
-def measure(
-    repeats: int, counts: Sequence[int] = (1, 4, 16, 32), keys: Sequence[str] = ()
-) -> list[str]:
-    """Lines of markdown."""
-    settings = load_settings(["task=demo", *keys]).head
+def measure(repeats: int) -> list[str]:
+    """Lines of Markdown."""
+    settings = load_settings(["task=demo"]).head
     torch.set_num_threads(1)
     keep_freed_memory()
     single = Steps(settings, 1, torch.bfloat16).one_by_one
-    lines = [
-        f"Milliseconds of a training step on {NUM_TOKENS:,} tokens in memory, one thread, "
-        f"{settings.kind} heads of adapter_dim={settings.adapter_dim}.",
-        "",
-        "| heads | one by one, fp32 | one by one, bf16 | stacked, fp32 | stacked, bf16 "
-        "| stacked against one by one, bf16 | stacked, bf16, in steps of one head |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for num_heads in counts:
+    rows = []
+    for num_heads in COUNTS:
         fp32 = Steps(settings, num_heads, torch.float32)
         bf16 = Steps(settings, num_heads, torch.bfloat16)
         steps = [fp32.one_by_one, bf16.one_by_one, fp32.stacked, bf16.stacked, single]
         *four, one = milliseconds(steps, repeats)
-        lines.append(
-            f"| {num_heads} | {' | '.join(f'{each:.1f}' for each in four)} "
-            f"| {four[1] / four[3]:.2f} times faster | {four[3] / one:.2f} |"
+        rows.append(
+            [
+                f"{num_heads}",
+                *(f"{each:.1f}" for each in four),
+                f"{four[1] / four[3]:.2f} times faster",
+                f"{four[3] / one:.2f}",
+            ]
         )
-    return lines
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--heads", default="1,4,16,32", help="how many, separated by commas")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("keys", nargs="*", help="head.KEY=VALUE")
-    options = parser.parse_args()
-    counts = [int(count) for count in options.heads.split(",")]
-    print("\n".join(measure(options.repeats, counts, options.keys)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    header = ["heads", "one by one, fp32", "one by one, bf16", "stacked, fp32", "stacked, bf16"]
+    header += ["stacked against one by one, bf16", "stacked, bf16, in steps of one head"]
+    return [
+        f"Milliseconds of a training step on {NUM_TOKENS:,} tokens in memory, one thread, "
+        f"{settings.kind} heads of adapter_dim={settings.adapter_dim}.",
+        "",
+        *table(header, rows),
+    ]

@@ -1,8 +1,9 @@
 """What the feature stream itself costs for a block, with extractors and trainers that do nothing.
 
-The real `FeatureStream` on four simulated nodes. On this machine tens of processes share its cores,
-and on a cluster the stream has cores of its own. So beside the blocks a second seen here stands the
-CPU time that the stream's process takes for a block.
+The real `FeatureStream` runs on four simulated nodes. Here tens of processes share the cores of one
+machine, and on a cluster the stream has cores of its own. So the CPU time that the stream's process
+takes for a block stands beside the blocks a second that are seen here. The actors do without torch,
+as tens of them share few cores.
 """
 
 import logging
@@ -10,59 +11,60 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 
 from actors.cluster import ENVIRONMENT, OWN_CLUSTER
+from actors.records import BlockReceipt, DeliveryReply, EpochEnd
 from actors.stream import FeatureStream
 from actors.stream_actors import on_this_node
-from benchmarks.do_nothing import (
-    BLOCK_BYTES,
-    IdleExtractor,
-    IdleTrainer,
-    PlanOfLargeBlocks,
-    StartedExtractors,
-    start_actor,
-)
 from benchmarks.processes import cpu_time, thread_times
+from benchmarks.results import turns
+from bertvision_stream.settings.groups import StreamSettings
 from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.budget import plan_budget
-from bertvision_stream.stream.plan import StreamPlan
-from bertvision_stream.stream.stats import StreamStats
+from bertvision_stream.stream.plan import DeliveryStatus, Position, StreamPlan
+from bertvision_stream.stream.stats import DeviceInfo, StreamStats
 
 NUM_NODES = 4
 STORE_BYTES = 128 * 2**20  # of each node
 BLOCKS_PER_EPOCH = 100
 LEAST_SECONDS = 1.5  # epochs are run until so much time has passed
 
+# Above the 100 KiB up to which Ray sends a result inside its messages: like every real block, these
+# lie in the object store, and the stream keeps account of where.
+BLOCK_SHAPE = (64, 1024)
+BLOCK_BYTES = 2 * 64 * 1024
+
 
 @dataclass(frozen=True)
-class Layout:
-    """Who takes part; the first of the nodes has the stream and all trainers."""
+class ActorCounts:
+    """The actors that take part; the first node has the stream and all trainers."""
 
     extractors: int
     nodes: int
     trainers: int
 
 
-ALONE = Layout(1, 1, 1)
-MANY_TRAINERS = Layout(1, 1, 8)
-ONE_NODE, FOUR_NODES = Layout(8, 1, 1), Layout(8, 4, 1)
-MANY_EXTRACTORS = Layout(32, 4, 1)
-MANY_OF_BOTH = Layout(32, 4, 8)
+ALONE = ActorCounts(1, 1, 1)
+MANY_TRAINERS = ActorCounts(1, 1, 8)
+ONE_NODE, FOUR_NODES = ActorCounts(8, 1, 1), ActorCounts(8, 4, 1)
+MANY_EXTRACTORS = ActorCounts(32, 4, 1)
+MANY_OF_BOTH = ActorCounts(32, 4, 8)
 
 # One thing changes at a time: trainers, then nodes, then extractors.
 LAYOUTS = (
     ALONE,
-    Layout(1, 1, 2),
-    Layout(1, 1, 4),
+    ActorCounts(1, 1, 2),
+    ActorCounts(1, 1, 4),
     MANY_TRAINERS,
     ONE_NODE,
-    Layout(8, 2, 1),
+    ActorCounts(8, 2, 1),
     FOUR_NODES,
     MANY_EXTRACTORS,
     MANY_OF_BOTH,
@@ -74,7 +76,7 @@ class Cost:
     """What blocks cost in one layout.
 
     Attributes:
-        blocks_per_second: Seen here, where all processes share the cores.
+        blocks_per_second: The rate that was seen here, where all processes share the cores.
         cpu_seconds: CPU time of the stream's process for a block, all its threads together.
         thread_seconds: The part of it that falls to the busiest thread.
     """
@@ -85,33 +87,99 @@ class Cost:
 
     @property
     def core_rate(self) -> float:
-        """Blocks a second that one core would reach with nothing but the stream on it."""
+        """Blocks a second that one core would reach with nothing on it but the stream."""
         return 1 / self.cpu_seconds
 
     @property
     def thread_rate(self) -> float:
-        """Blocks a second with as many cores as the stream likes: a thread has no more than one."""
+        """Blocks a second that several cores would reach, as a thread takes one of them at most."""
         return 1 / self.thread_seconds
 
 
+class IdleExtractor:
+    """Returns the same zeros for every block."""
+
+    def __init__(self) -> None:
+        node = ray.get_runtime_context().get_node_id()
+        resources = next(n["Resources"] for n in ray.nodes() if n["NodeID"] == node)
+        self._info = DeviceInfo("cpu", "bf16", node, int(resources["object_store_memory"]))
+        self._block = np.zeros(BLOCK_SHAPE, dtype=np.int16)
+
+    def info(self) -> DeviceInfo:
+        return self._info
+
+    @ray.method(num_returns=2)
+    def extract(self, key: BlockKey) -> Any:  # Ray splits the tuple
+        """The same as `FeatureExtractor.extract`, with an array in place of an `EncodedBlock`."""
+        return self._block, BlockReceipt(0.0)
+
+
+class IdleTrainer:
+    """Takes deliveries in order, as `HeadTraining` does, and does nothing with them."""
+
+    def __init__(self) -> None:
+        self._at = Position(0, 0)
+
+    def restart(self) -> None:
+        """Go back to the first epoch, for another stream."""
+        self._at = Position(0, 0)
+
+    def position(self) -> Position:
+        return self._at
+
+    def consume_all(
+        self, deliveries: Sequence[tuple[Position, BlockKey]], *blocks: np.ndarray
+    ) -> list[DeliveryReply]:
+        return [self.consume(position, key) for position, key in deliveries]
+
+    def consume(self, position: Position, key: BlockKey) -> DeliveryReply:
+        reception = DeliveryStatus.CONSUMED
+        if position > self._at:
+            reception = DeliveryStatus.TOO_EARLY
+        elif position < self._at:
+            reception = DeliveryStatus.DUPLICATE
+        else:
+            self._at = position.next
+        return DeliveryReply(reception, 0.0, 0.0, 0.0)
+
+    def end_epoch(self, epoch: int) -> EpochEnd:
+        self._at = Position(epoch + 1, 0)
+        return EpochEnd({}, frozenset())
+
+
+class PlanOfLargeBlocks(StreamPlan):
+    """A plan whose small blocks stand for those of GPUs, which are delivered one at a time."""
+
+    @property
+    def blocks_at_once(self) -> int:
+        return 1
+
+
 @dataclass(frozen=True)
-class _Actors:
-    """All that there are; a layout takes some of them. `extractors` by node."""
+class StartedExtractors:
+    """In place of an `ExtractorSpec`: extractors that were started before and outlive a stream.
 
-    extractors: Sequence[Sequence[ActorHandle]]
-    trainers: Sequence[ActorHandle]
+    Attributes:
+        handles: The extractors, in the order in which they are handed out.
+        num_cpus: The same as in `ExtractorSpec`.
+        num_gpus: The same as in `ExtractorSpec`.
+    """
 
-    def extractors_of(self, layout: Layout) -> tuple[ActorHandle, ...]:
-        """As many from each node."""
-        share = layout.extractors // layout.nodes
-        return tuple(handle for node in self.extractors[: layout.nodes] for handle in node[:share])
+    handles: tuple[ActorHandle, ...]
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+
+    def start(self, index: int) -> ActorHandle:
+        return self.handles[index]
 
 
-def measure_layouts(repeats: int) -> dict[Layout, Cost]:
-    """Start nodes and actors, and run all layouts in turns; this process must not be in a cluster.
+def measure_layouts(repeats: int) -> dict[ActorCounts, Cost]:
+    """Start nodes and actors, and run all layouts in turns.
+
+    This process must not be in a cluster: it starts one of several nodes, and ends it.
 
     Args:
-        repeats: Turns; medians of them count.
+        repeats: The number of turns; the medians over them are returned.
     """
     os.environ.update(ENVIRONMENT)
     cluster = Cluster()
@@ -124,36 +192,43 @@ def measure_layouts(repeats: int) -> dict[Layout, Cost]:
         )
     ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     try:
-        actors = _start_actors()
-        costs: dict[Layout, list[Cost]] = {layout: [] for layout in LAYOUTS}
-        for _ in range(repeats):
-            for layout, its_costs in costs.items():
-                its_costs.append(_run(layout, actors))
+        extractors, trainers = _start_actors()
+        costs: dict[ActorCounts, list[Cost]] = {layout: [] for layout in LAYOUTS}
+        for layout in turns(repeats, LAYOUTS):
+            share = layout.extractors // layout.nodes
+            chosen = [h for node in extractors[: layout.nodes] for h in node[:share]]
+            costs[layout].append(_run(layout, chosen, trainers[: layout.trainers]))
         return {layout: _median(its_costs) for layout, its_costs in costs.items()}
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def _start_actors() -> _Actors:
-    num_extractors = [
-        max(layout.extractors // layout.nodes for layout in LAYOUTS if layout.nodes > i)
-        for i in range(NUM_NODES)
+def _start_actors() -> tuple[list[list[ActorHandle]], list[ActorHandle]]:
+    """The extractors of each node, and the trainers: as many as any layout takes."""
+
+    def start(kind: type, node: int) -> ActorHandle:
+        on_node = {f"node-{node}": 0.001}  # the node that has this custom resource
+        handle: Any = ray.remote(kind).options(num_cpus=0, resources=on_node).remote()
+        return handle
+
+    counts = [
+        max(layout.extractors // layout.nodes for layout in LAYOUTS if layout.nodes > node)
+        for node in range(NUM_NODES)
     ]
     extractors = [
-        [start_actor(IdleExtractor, node=f"node-{i}") for _ in range(count)]
-        for i, count in enumerate(num_extractors)
+        [start(IdleExtractor, node) for _ in range(count)] for node, count in enumerate(counts)
     ]
-    num_trainers = max(layout.trainers for layout in LAYOUTS)
-    trainers = [start_actor(IdleTrainer, node="node-0") for _ in range(num_trainers)]
+    trainers = [start(IdleTrainer, 0) for _ in range(max(each.trainers for each in LAYOUTS))]
     ray.get([handle.info.remote() for node in extractors for handle in node])
     ray.get([trainer.position.remote() for trainer in trainers])
-    return _Actors(extractors, trainers)
+    return extractors, trainers
 
 
-def _run(layout: Layout, actors: _Actors) -> Cost:
-    """A stream of its own, one epoch to warm up, then the epochs that count."""
-    trainers = list(actors.trainers[: layout.trainers])
+def _run(
+    layout: ActorCounts, extractors: Sequence[ActorHandle], trainers: Sequence[ActorHandle]
+) -> Cost:
+    """Run a new stream: one epoch to warm up, then the epochs that count."""
     ray.get([trainer.restart.remote() for trainer in trainers])
     plan = _plan(layout)
     stream: Any = (
@@ -161,9 +236,9 @@ def _run(layout: Layout, actors: _Actors) -> Cost:
         .options(num_cpus=0, scheduling_strategy=on_this_node())
         .remote(
             plan,
-            StartedExtractors(actors.extractors_of(layout)),
+            StartedExtractors(tuple(extractors)),
             layout.extractors,
-            trainers,
+            list(trainers),
             stats=StreamStats(),
             tags={"task": "none", "run": "none"},
             show_progress=False,
@@ -186,8 +261,8 @@ def _run(layout: Layout, actors: _Actors) -> Cost:
     return cost
 
 
-def _plan(layout: Layout) -> StreamPlan:
-    """Blocks of one size, of which none is kept."""
+def _plan(layout: ActorCounts) -> StreamPlan:
+    """A plan of blocks of one size, of which none is kept."""
     keys = [BlockKey(TRAIN, i) for i in range(BLOCKS_PER_EPOCH)]
     block_bytes = dict.fromkeys(keys, BLOCK_BYTES)
     budget = plan_budget(
@@ -195,8 +270,7 @@ def _plan(layout: Layout) -> StreamPlan:
         (),
         num_train=len(keys),
         seed=1,
-        budget="auto",
-        cache=0,
+        settings=StreamSettings(cache=0),
         store_bytes=layout.nodes * STORE_BYTES,
         num_nodes=layout.nodes,
         num_extractors=layout.extractors,
@@ -214,8 +288,4 @@ def _plan(layout: Layout) -> StreamPlan:
 
 
 def _median(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        statistics.median(cost.blocks_per_second for cost in costs),
-        statistics.median(cost.cpu_seconds for cost in costs),
-        statistics.median(cost.thread_seconds for cost in costs),
-    )
+    return Cost(*map(statistics.median, zip(*map(astuple, costs), strict=True)))

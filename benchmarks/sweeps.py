@@ -1,31 +1,36 @@
 """What a later epoch of a stream costs, with one setting varied at a time.
 
-    python -m benchmarks.sweeps [--repeats N] [key=value ...]
-
-Cache share, extractors, length of examples, block size and codec; each variant is a stream of its
-own with one head, and the variants of a sweep take turns. And a full cache over ten epochs against
+Cache share, extractors, length of examples, block size and codec: each variant is a stream of its
+own with one head, and the variants of a sweep take turns. And ten epochs with a full cache against
 what cannot be spared: one extraction, and ten epochs of the head on blocks that lie in its memory.
 """
 
-import argparse
 import statistics
-import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import ray
+import torch
 
-from actors.cluster import connect
-from benchmarks.cache_sweep import HeadAlone
-from benchmarks.inputs import Inputs, load_inputs, run_streamed
+from benchmarks.inputs import (
+    BLOCK_TOKENS,
+    CountedBlocks,
+    Inputs,
+    cluster,
+    load_inputs,
+    make_head,
+    make_job,
+    run_head,
+)
 from benchmarks.processes import cpu_seconds
-from benchmarks.results import ratios, with_spread
-from bertvision_stream.training.checkpoint import Checkpoint
+from benchmarks.results import ratios, table, turns, with_spread
+from bertvision_stream.modes.local import train_in_process
 from bertvision_stream.utils.units import format_bytes
 
-DEFAULTS = (
+KEYS = (
     "task=rte",
     "backbone=minilm",
     "data.path=../shared/data/glue",
@@ -33,7 +38,6 @@ DEFAULTS = (
 )
 EPOCHS = 3
 MANY_EPOCHS = 10
-BLOCK_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Variant:
     keys: tuple[str, ...] = ()
     cached: float = 0.0
     block_tokens: int = BLOCK_TOKENS
+
+    def __str__(self) -> str:
+        return self.label
 
 
 SWEEPS = {
@@ -71,7 +78,7 @@ SWEEPS = {
 
 @dataclass
 class Samples:
-    """Later epochs of a variant, and facts that are the same in all of them."""
+    """The later epochs of a variant, and facts that are the same in all turns."""
 
     tokens: int = 0
     extracted: int = 0
@@ -82,100 +89,97 @@ class Samples:
     def add(self, inputs: Inputs, cached: float) -> None:
         """Run the stream once more."""
         cpu: list[float] = []
-
-        def keep(checkpoint: Checkpoint) -> None:
-            cpu.append(cpu_seconds())
-
-        plan, outcome = run_streamed(inputs, cache=int(inputs.epoch_bytes * cached), keep=keep)
-        later = plan.num_epochs - 1
-        self.tokens = sum(plan.block_tokens.values())
+        job = make_job(inputs, cache=int(inputs.epoch_bytes * cached))
+        outcome = run_head(job, on_epoch=lambda checkpoint: cpu.append(cpu_seconds()))
+        later = job.plan.num_epochs - 1
+        self.tokens = sum(job.plan.block_tokens.values())
         self.extracted = (outcome.stats.tokens_extracted - self.tokens) // later
         self.peak_bytes = outcome.stats.peak_bytes
         self.wall.append(sum(outcome.epoch_seconds[1:]) / later)
         self.cpu.append((cpu[-1] - cpu[0]) / later)
 
 
-def sweep(title: str, variants: Sequence[Variant], repeats: int, keys: Sequence[str]) -> list[str]:
-    """A table, of which the first variant is what the others are compared with."""
-
-    @cache
-    def inputs_of(variant: Variant) -> Inputs:
-        options = [*keys, f"train.epochs={EPOCHS}", *variant.keys]
-        return load_inputs(options, block_tokens=variant.block_tokens)
-
-    samples = {variant: Samples() for variant in variants}
-    for repeat in range(repeats):
-        for variant, its_samples in samples.items():
-            its_samples.add(inputs_of(variant), variant.cached)
-            print(f"{title}, {variant.label}, turn {repeat + 1}", file=sys.stderr, flush=True)
-    first = next(iter(samples.values()))
-    lines = [
-        f"| {title} | tokens a second | time of a token, ratio | CPU time of a token, ratio "
-        "| tokens extracted | most bytes at once |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for variant, its in samples.items():
-        tokens = first.tokens / its.tokens
-        wall = tokens * statistics.median(ratios(its.wall, first.wall))
-        cpu = tokens * statistics.median(ratios(its.cpu, first.cpu))
-        lines.append(
-            f"| {variant.label} | {its.tokens / statistics.median(its.wall):,.0f} "
-            f"| {wall:.2f} | {cpu:.2f} "
-            f"| {its.extracted:,} | {format_bytes(its.peak_bytes)} |"
-        )
-    return lines
-
-
-def measure(repeats: int, keys: Sequence[str] = DEFAULTS) -> list[str]:
-    """Lines of markdown."""
+def measure(repeats: int) -> list[str]:
+    """Lines of Markdown, a table for each sweep."""
     lines = [
         f"A later epoch of a stream with one head, mean of {EPOCHS - 1}; the first line of each "
         "table is what the others are compared with."
     ]
-    connect(None)
-    for title, variants in SWEEPS.items():
-        lines += ["", *sweep(title, variants, repeats, keys)]
-    ray.shutdown()
+    with cluster():
+        for title, variants in SWEEPS.items():
+            lines += ["", *_sweep(title, variants, repeats)]
     return lines
 
 
-def measure_full_cache(repeats: int, keys: Sequence[str] = DEFAULTS) -> list[str]:
-    """Lines of markdown."""
-    inputs = load_inputs([*keys, f"train.epochs={MANY_EPOCHS}"])
-    connect(None)
+def _sweep(title: str, variants: Sequence[Variant], repeats: int) -> list[str]:
+    @cache
+    def inputs_of(variant: Variant) -> Inputs:
+        keys = [*KEYS, f"train.epochs={EPOCHS}", *variant.keys]
+        return load_inputs(keys, block_tokens=variant.block_tokens)
+
+    samples = {variant: Samples() for variant in variants}
+    for variant in turns(repeats, variants):
+        samples[variant].add(inputs_of(variant), variant.cached)
+    first = samples[variants[0]]
+    rows = []
+    for variant, its in samples.items():
+        tokens = first.tokens / its.tokens  # both ratios are those of a token, not of an epoch
+        rows.append(
+            [
+                variant.label,
+                f"{its.tokens / statistics.median(its.wall):,.0f}",
+                f"{tokens * statistics.median(ratios(its.wall, first.wall)):.2f}",
+                f"{tokens * statistics.median(ratios(its.cpu, first.cpu)):.2f}",
+                f"{its.extracted:,}",
+                format_bytes(its.peak_bytes),
+            ]
+        )
+    header = [title, "tokens a second", "time of a token, ratio", "CPU time of a token, ratio"]
+    return table([*header, "tokens extracted", "most bytes at once"], rows)
+
+
+class HeadAlone:
+    """An actor that makes all blocks and then trains the head on them, without a stream.
+
+    It is an actor because Ray's workers have a lower priority than their driver (15 nice levels),
+    and so have the actors of the stream that it is compared with.
+    """
+
+    def train(self, inputs: Inputs, num_threads: int) -> tuple[float, float]:
+        """Returns the seconds of making the blocks with so many threads, and of all epochs."""
+        start = time.perf_counter()
+        torch.set_num_threads(num_threads)
+        blocks = CountedBlocks(inputs, hold=True)
+        for split in inputs.corpus.blocks.values():
+            for block in split:
+                blocks.extract(block.key)
+        made = time.perf_counter()
+        torch.set_num_threads(1)
+        for _ in train_in_process(blocks, make_head(inputs)):
+            pass
+        return made - start, time.perf_counter() - made
+
+
+def measure_full_cache(repeats: int) -> list[str]:
+    """One line of Markdown."""
+    inputs = load_inputs([*KEYS, f"train.epochs={MANY_EPOCHS}"])
     streamed: list[float] = []
-    floor: list[float] = []
     extraction: list[float] = []
-    for repeat in range(repeats):
-        _, outcome = run_streamed(inputs, cache=inputs.epoch_bytes)
-        streamed.append(outcome.seconds)
-        cores = int(ray.cluster_resources()["CPU"])
-        alone: Any = ray.remote(HeadAlone).options(num_cpus=0).remote(inputs, cores)
-        extraction.append(ray.get(alone.extraction_seconds.remote()))
-        ray.get(alone.start.remote())
-        heads = [ray.get(alone.run_epoch.remote())[0] for _ in range(MANY_EPOCHS)]
-        floor.append(extraction[-1] + sum(heads))
-        ray.kill(alone)
-        print(f"full cache, turn {repeat + 1}", file=sys.stderr, flush=True)
-    ray.shutdown()
+    alone: list[float] = []
+    with cluster():
+        for _ in turns(repeats, ["full cache"]):
+            outcome = run_head(make_job(inputs, cache=inputs.epoch_bytes))
+            streamed.append(sum(outcome.epoch_seconds))
+            cores = int(ray.cluster_resources()["CPU"])
+            head: Any = ray.remote(HeadAlone).options(num_cpus=0).remote()
+            extract_seconds, train_seconds = ray.get(head.train.remote(inputs, cores))
+            extraction.append(extract_seconds)
+            alone.append(extract_seconds + train_seconds)
+            ray.kill(head)
     return [
         f"{MANY_EPOCHS} epochs with all blocks kept: {statistics.median(streamed):.1f} s. One "
         "extraction in one process with all cores "
         f"({statistics.median(extraction):.1f} s), and then the epochs of the head alone on blocks "
-        f"in its memory: {statistics.median(floor):.1f} s. Ratio, median and range: "
-        f"{with_spread(ratios(streamed, floor))}."
+        f"in its memory: {statistics.median(alone):.1f} s. Ratio, median and range: "
+        f"{with_spread(ratios(streamed, alone))}."
     ]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("keys", nargs="*", default=list(DEFAULTS), help="settings")
-    options = parser.parse_args()
-    for part in (measure, measure_full_cache):
-        print("\n".join(part(options.repeats, options.keys)), end="\n\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

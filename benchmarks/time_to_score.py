@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.finetune import WORKER_ENVIRONMENT
-from benchmarks.peers.launch import run_peer
-from benchmarks.peers.outcome import Curve
-from benchmarks.results import with_spread
+from benchmarks.baselines.outcome import Curve, run_baseline
+from benchmarks.results import turns, with_spread
 
 FULL, OURS = "finetuned", "finetuned-then-streamed"
 NAMES = {FULL: "all of BERT fine-tuned", OURS: "BERT fine-tuned a little, then a streamed head"}
@@ -17,7 +16,7 @@ EPOCHS = {FULL: 3.0, OURS: 1.0}
 
 @dataclass(frozen=True)
 class Track:
-    """A curve of one run, in seconds from its command on."""
+    """The curve of one run, in seconds from its command on."""
 
     steps: tuple[str, ...]
     seconds: tuple[float, ...]
@@ -32,31 +31,28 @@ class Track:
         return max(self.scores)
 
     def reaches(self, score: float) -> float:
-        """Seconds until a point has the score; infinite if none has."""
+        """Seconds until a point has at least that score; infinite if none has."""
         points = zip(self.seconds, self.scores, strict=True)
         return next((seconds for seconds, reached in points if reached >= score), math.inf)
 
 
 def measure(repeats: int, *, keys: Sequence[str]) -> list[str]:
-    """Both in turns.
+    """Run both in turns.
 
     Args:
-        repeats: Turns.
-        keys: Settings; `finetune.epochs` is not among them.
+        repeats: The number of turns.
+        keys: `key=value` settings, without `finetune.epochs`.
 
     Returns:
-        Markdown.
+        Lines of Markdown.
     """
     tracks: dict[str, list[Track]] = {FULL: [], OURS: []}
-    for turn in range(repeats):
-        for name in tracks:
-            # Of ours Ray Train gives its worker the same variables.
-            environment = WORKER_ENVIRONMENT if name == FULL else {}
-            options = [*keys, f"finetune.epochs={EPOCHS[name]}"]
-            observed, curve = run_peer(name, options, Curve, environment=environment)
-            track = Track.of(curve, observed.began)
-            tracks[name].append(track)
-            print(f"turn {turn + 1}, {name}: best {track.best:.4f}", flush=True)
+    for name in turns(repeats, tracks):
+        # In a run of ours Ray Train gives its worker the same variables.
+        environment = WORKER_ENVIRONMENT if name == FULL else {}
+        options = [*keys, f"finetune.epochs={EPOCHS[name]}"]
+        observed, curve = run_baseline(name, options, Curve, environment=environment)
+        tracks[name].append(Track.of(curve, observed.began))
     return tables(tracks[FULL], tracks[OURS])
 
 
@@ -64,9 +60,14 @@ def tables(full: Sequence[Track], ours: Sequence[Track]) -> list[str]:
     """Both curves, and the first time at which each has certain scores.
 
     Args:
-        full: Full fine-tuning, one a turn.
-        ours: A run of ours, one a turn; its first point is BERT's own score.
+        full: The curves of full fine-tuning, one a turn.
+        ours: The curves of a run of ours, one a turn; their first point is BERT's own score.
     """
+    targets = {
+        f"BERT's own, fine-tuned for {EPOCHS[OURS]:g} epoch": [own.scores[0] for own in ours],
+        "the best that both reach": [min(a.best, b.best) for a, b in zip(full, ours, strict=True)],
+        "the head's best": [max(own.scores[1:]) for own in ours],
+    }
     return [
         "Seconds from the command on, medians: Python, rows, for ours Ray, its workers and all "
         "evaluations; full fine-tuning is not charged with its own evaluations. The score is the "
@@ -81,25 +82,15 @@ def tables(full: Sequence[Track], ours: Sequence[Track]) -> list[str]:
         f"| score first reached after | {NAMES[FULL]} | {NAMES[OURS]} |",
         "|---|---:|---:|",
         *(
-            f"| {what} | {_first(full, targets)} | {_first(ours, targets)} |"
-            for what, targets in (
-                (
-                    f"BERT's own, fine-tuned for {EPOCHS[OURS]:g} epoch",
-                    [own.scores[0] for own in ours],
-                ),
-                (
-                    "the best that both reach",
-                    [min(a.best, b.best) for a, b in zip(full, ours, strict=True)],
-                ),
-                ("the head's best", [max(own.scores[1:]) for own in ours]),
-            )
-            for what in [f"{what}, {statistics.median(targets):.4f}"]
+            f"| {what}, {statistics.median(scores):.4f} | {_first(full, scores)} "
+            f"| {_first(ours, scores)} |"
+            for what, scores in targets.items()
         ),
     ]
 
 
 def _rows(name: str, tracks: Sequence[Track]) -> list[str]:
-    """One a point, medians over the turns."""
+    """One row a point, with medians over the turns."""
     return [
         f"| {name} | {step} "
         f"| {statistics.median(track.seconds[point] for track in tracks):.1f} s "
@@ -109,7 +100,7 @@ def _rows(name: str, tracks: Sequence[Track]) -> list[str]:
 
 
 def _first(tracks: Sequence[Track], targets: Sequence[float]) -> str:
-    """When a score is there; in each turn it is that turn's."""
+    """When a score is first reached; each turn has a target of its own."""
     seconds = [track.reaches(target) for track, target in zip(tracks, targets, strict=True)]
     missed = sum(map(math.isinf, seconds))
     if missed:

@@ -2,22 +2,21 @@
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.observe import Observed
-from benchmarks.peers.launch import run_peer
-from benchmarks.peers.outcome import TrialsOutcome
-from benchmarks.results import ratios, with_spread
+from benchmarks.baselines.outcome import TrialsOutcome, run_baseline
+from benchmarks.processes import Observed
+from benchmarks.results import relative, turns
 from bertvision_stream.utils.units import format_bytes
 
-PEERS = {
-    "search": "one search, one stream",
+SEARCH = "search"
+NAMES = {
+    SEARCH: "one search, one stream",
     "trials": "independent trials, BERT runs in every epoch",
     "trials-holding": "independent trials, each keeps its blocks in memory",
 }
-BASELINE = "search"
 
 
 @dataclass(frozen=True)
@@ -29,41 +28,36 @@ class Run:
 
     @property
     def cpu_seconds(self) -> float:
-        """From the connected cluster on."""
+        """CPU time of all processes from the connected cluster on."""
         return self.observed.cpu_seconds - self.outcome.cpu_seconds_before
 
 
 def measure(repeats: int, *, counts: Sequence[int], keys: Sequence[str]) -> list[str]:
-    """Each number of trials by each peer, in turns; the search comes first, and samples for all.
+    """Run each number of trials in each way, in turns; the search is first and samples for all.
 
     Args:
-        repeats: Turns.
+        repeats: The number of turns.
         counts: Numbers of trials.
-        keys: Settings of the search, but for `search.num_trials`.
+        keys: `key=value` settings of the search, without `search.num_trials`.
 
     Returns:
-        Markdown.
+        Lines of Markdown.
     """
-    runs: dict[int, dict[str, list[Run]]] = {n: {name: [] for name in PEERS} for n in counts}
-    for turn in range(repeats):
-        for count, of_count in runs.items():
-            with tempfile.TemporaryDirectory() as folder:
-                for name, its_runs in of_count.items():
-                    options = [*keys, f"search.num_trials={count}"]
-                    run = Run(*run_peer(name, options, TrialsOutcome, folder=Path(folder)))
-                    its_runs.append(run)
-                    print(
-                        f"turn {turn + 1}, {count} trials, {name}: {run.outcome.seconds:.1f} s",
-                        flush=True,
-                    )
+    runs: dict[int, dict[str, list[Run]]] = {n: {name: [] for name in NAMES} for n in counts}
+    for count in turns(repeats, counts):
+        options = [*keys, f"search.num_trials={count}"]
+        with tempfile.TemporaryDirectory() as folder:
+            for name in NAMES:
+                run = Run(*run_baseline(name, options, TrialsOutcome, folder=Path(folder)))
+                runs[count][name].append(run)
     return tables(runs)
 
 
-def tables(runs: dict[int, dict[str, list[Run]]]) -> list[str]:
+def tables(runs: Mapping[int, Mapping[str, Sequence[Run]]]) -> list[str]:
     """Medians, and ratios to the search.
 
     Args:
-        runs: By number of trials and by peer, one a turn.
+        runs: The runs by number of trials and by name, one a turn.
     """
     lines = [
         "The same samples for all, drawn by the search. Times from the connected cluster on, "
@@ -83,13 +77,9 @@ def tables(runs: dict[int, dict[str, list[Run]]]) -> list[str]:
             peak = statistics.median(run.observed.peak_bytes for run in its_runs)
             score = statistics.median(run.outcome.best_score for run in its_runs)
             lines.append(
-                f"| {count} | {PEERS[name]} | {statistics.median(seconds[name]):.1f} s "
-                f"| {_ratio(seconds, name)} | {tokens:,.0f} "
-                f"| {statistics.median(cpu[name]):.1f} s | {_ratio(cpu, name)} "
+                f"| {count} | {NAMES[name]} | {statistics.median(seconds[name]):.1f} s "
+                f"| {relative(seconds, name, SEARCH)} | {tokens:,.0f} "
+                f"| {statistics.median(cpu[name]):.1f} s | {relative(cpu, name, SEARCH)} "
                 f"| {format_bytes(peak)} | {score:.4f} |"
             )
     return lines
-
-
-def _ratio(values: dict[str, list[float]], name: str) -> str:
-    return "1" if name == BASELINE else with_spread(ratios(values[name], values[BASELINE]))

@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu
-from benchmarks.gpu_model import CODECS, Case, fit_trainers
+from benchmarks import gpu, gpu_parts
 from benchmarks.gpu_parts import Trained, known_gpu, sample_lengths
-from benchmarks.layouts import ASSUMED, BASE, H100, LARGE, QQP, SQUAD, Layout, Rows, Shape
+from benchmarks.layouts import (
+    ASSUMED,
+    CODECS,
+    H100,
+    QQP,
+    QQP_BASE,
+    SQUAD,
+    SQUAD_LARGE,
+    Case,
+    Layout,
+    Rows,
+)
 
-SMALL = Shape("BERT-small", 3, 64)
+SMALL = ("BERT-small", 3, 64)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +62,13 @@ def test_what_trainers_take_is_fitted_as_it_was_assumed():
         span_head_step_seconds=1.5e-3,
     )
     trained = {}
-    for case in (Case(QQP, BASE), Case(SQUAD, LARGE)):
+    for case in (QQP_BASE, SQUAD_LARGE):
         for codec in CODECS:
             for heads in gpu.HEADS:
-                layout = Layout(
-                    rows=case.rows, shape=case.shape, gpu=H100, num_gpus=1,
-                    codec=codec, heads=heads, assumed=actual,
-                )  # fmt: skip
+                layout = Layout(case, H100, codec=codec, heads=heads, assumed=actual)
                 steps = 10_000 / (case.rows.settings.batch_size * case.rows.example_tokens)
                 trained[case, codec, heads] = Trained(10_000, steps, [10_000 / layout.train_rate])
-    found = fit_trainers(H100, trained)
+    found = gpu.fit_trainers(H100, trained)
     assert astuple(found) == pytest.approx(astuple(actual), rel=1e-3)
 
 
@@ -70,11 +77,11 @@ def test_what_trainers_take_is_fitted_as_it_was_assumed():
 def test_all_is_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpu, "SIZES", ((512, 512, 0.04), (1024, 512, 1.0)))
     monkeypatch.setattr(gpu, "HEADS", (1, 2))
-    monkeypatch.setattr(gpu, "PRODUCT", 64)
+    monkeypatch.setattr(gpu_parts, "PRODUCT", 64)
     monkeypatch.setattr(gpu, "BLOCK_TOKENS", 512)
     monkeypatch.setattr(gpu, "COPIED_BYTES", 10**5)
     monkeypatch.setattr(gpu, "known_gpu", lambda name: H100)
-    cases = [Case(QQP, SMALL), Case(SQUAD, SMALL)]
+    cases = [Case(QQP, *SMALL), Case(SQUAD, *SMALL)]
     lines = gpu.measure(1, device=torch.device("cpu"), cases=cases, num_tokens=2000)
     rows = [line.split(" | ") for line in lines if line.startswith(("| QQP", "| SQuAD"))]
     # Forward, sizes and comparison; two codecs of extractors; two of trainers of one head and two.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.control_plane import largest_gpu_rate, made_rate, smallest_block
-from benchmarks.do_nothing import BLOCK_BYTES, BLOCK_SHAPE, IdleTrainer
-from benchmarks.layouts import A100, BASE, H100, L4, LARGE
-from benchmarks.stream_cost import LAYOUTS, Cost
+from benchmarks.control_plane import largest_gpu_rate, smallest_block
+from benchmarks.layouts import A100, H100, L4, QQP_BASE, QQP_LARGE, Layout
+from benchmarks.stream_cost import BLOCK_BYTES, BLOCK_SHAPE, LAYOUTS, Cost, IdleTrainer
 from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.plan import DeliveryStatus, Position
 
@@ -26,9 +25,9 @@ def test_rates_follow_from_cpu_time():
 def test_speeds_of_gpus_as_assumed():
     # 85 M and 302 M weights of the encoder layers, two operations for each, and the attention.
     for gpu, speed in ((L4, 0.4 * 121e12), (A100, 120e12), (H100, 120e12)):
-        assert made_rate(BASE, gpu) == pytest.approx(speed / 170e6, rel=0.05)
-        assert made_rate(LARGE, gpu) == pytest.approx(speed / 604e6, rel=0.05)
-    assert (BASE.token_bytes(), LARGE.token_bytes()) == (13 * 768 * 2, 25 * 1024 * 2)
+        for case, flops in ((QQP_BASE, 170e6), (QQP_LARGE, 604e6)):
+            assert Layout(case, gpu).made_rate == pytest.approx(speed / flops, rel=0.05)
+    assert (QQP_BASE.token_bytes(), QQP_LARGE.token_bytes()) == (13 * 768 * 2, 25 * 1024 * 2)
 
 
 def test_extractors_are_spread_evenly():

@@ -11,8 +11,8 @@ import pytest
 from tiny import HIDDEN_SIZE, MAX_LENGTH, NUM_LAYERS, save_model, task_settings
 
 from actors.cluster import planned_cluster
-from benchmarks.layouts import A100, L4, LARGE, QQP, T4, Layout, Rows, Shape, count
-from benchmarks.scaling import DOCUMENT, render
+from benchmarks.layouts import A100, L4, QQP_LARGE, T4, Case, Layout, Rows
+from benchmarks.scaling import DOCUMENT, count, render
 from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.models.backbone import load_tokenizer
 from bertvision_stream.models.sources import MINILM, locate
@@ -44,10 +44,10 @@ def test_a_layout_is_estimated_as_mode_plan_does(
         for name, part in ((TRAIN, slice(150)), ("validation", slice(150, 210)))
     )
     tokens = sum(len(text.split()) + 2 for (text,) in texts)  # [CLS] and [SEP]
+    rows = Rows("cola", 150, 60, 210, 210, tokens, tokens * 20)
     layout = Layout(
-        rows=Rows("cola", 150, 60, 210, 210, tokens, tokens * 20),
-        shape=Shape("tiny", NUM_LAYERS, HIDDEN_SIZE),
-        gpu=T4,
+        Case(rows, "tiny", NUM_LAYERS, HIDDEN_SIZE),
+        T4,
         num_gpus=16,
         network=100,
         cached=cached,
@@ -69,8 +69,8 @@ def test_a_layout_is_estimated_as_mode_plan_does(
     data = TaskData(TASKS["cola"], train, (validation,), ())
     inputs = TaskInputs(settings, data, "", find_planned(settings))
     plan = make_plan(inputs, planned_cluster(settings))
-    assert plan.counts["train_tokens"] + plan.counts["validation_tokens"] == layout.rows.tokens
-    assert plan.chosen.token_bytes == layout.shape.token_bytes()
+    assert plan.train_tokens + plan.validation_tokens == rows.tokens
+    assert plan.chosen.token_bytes == layout.case.token_bytes()
     assert plan.chosen.cached_share == layout.plan.budget.cached_share == cached
     assert plan.speeds == layout.speeds
     assert (plan.first, plan.later) == (layout.epoch(first=True), layout.epoch(first=False))
@@ -78,7 +78,7 @@ def test_a_layout_is_estimated_as_mode_plan_does(
 
 def test_with_enough_gpus_extraction_bounds_no_longer():
     for gpu in (T4, L4, A100):
-        layout = Layout(rows=QQP, shape=LARGE, gpu=gpu, num_gpus=1, codec="int8")
+        layout = Layout(QQP_LARGE, gpu, codec="int8")
         enough = layout.enough_gpus
         for n in range(1, enough + 2):
             bottleneck = replace(layout, num_gpus=n).epoch(first=True).bottleneck

@@ -1,6 +1,5 @@
 """Ray Data: a pool of actors runs the frozen BERT, the trainer iterates over what they make."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +7,19 @@ import numpy as np
 import ray
 import torch
 
-from actors.cluster import connect
-from benchmarks.inputs import CPU, Inputs, make_extractor
-from benchmarks.peers.head import new_fit
-from benchmarks.peers.outcome import Stopwatch
+from benchmarks.baselines.outcome import HeadOutcome, Stopwatch
+from benchmarks.inputs import Inputs, cluster, make_extractor, make_head
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.corpus import packed_positions
 from bertvision_stream.training.batches import Batch
 from bertvision_stream.training.fit import evaluate_together, train_together
-from bertvision_stream.training.records import EpochRecord
-from bertvision_stream.utils.devices import pick_dtype
 
-# Rows that an actor is given at once; sorted by length, so that little of them is padding.
+# Rows that an actor is given at once. It sorts them by length, so that little of them is padding.
 FORWARD_ROWS = 128
 
 
 class Forward:
-    """Rows of a split to their hidden states, in bf16, by the forward pass that streams have."""
+    """Turns rows of a split into their hidden states in bf16, by the forward pass of a stream."""
 
     def __init__(self, shared: ray.ObjectRef, split: str):
         torch.set_num_threads(1)
@@ -45,19 +40,15 @@ class Forward:
         return {"id": ids, "hidden": states}
 
 
-def ray_data(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[EpochRecord], int]:
+def ray_data(inputs: Inputs, folder: Path) -> HeadOutcome:
     """`map_batches` with an actor for each core, `iter_torch_batches` with a shuffle buffer.
 
     Each epoch runs the pipeline again, as Ray Data does unless a dataset is materialized, which
     would spill to disk what does not fit.
     """
-    connect(None)
-    ray.data.DataContext.get_current().enable_progress_bars = False
     torch.set_num_threads(1)
-    fit = new_fit(inputs)
-    shared = ray.put(inputs)
-    dtype = pick_dtype(inputs.settings.train.precision, CPU)
-    stores = inputs.corpus.stores
+    training = make_head(inputs)
+    fit, watch, stores = training.fits["head"], Stopwatch(), inputs.corpus.stores
 
     def batches(split: str, seed: int | None) -> Any:
         ids = np.arange(stores[split].num_examples)
@@ -75,20 +66,22 @@ def ray_data(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[E
             batch_size=fit.batch_size,
             local_shuffle_buffer_size=None if seed is None else 4 * FORWARD_ROWS,
             local_shuffle_seed=seed,
-            collate_fn=lambda rows: _collate(rows, stores[split].labels, dtype),
+            collate_fn=lambda rows: _collate(rows, stores[split].labels, training.dtype),
         )
 
-    watch.training_begins()
-    for epoch in range(fit.settings.epochs):
-        for _, batch in batches(TRAIN, inputs.settings.seed + epoch):
-            train_together([fit], batch)
-        for split in inputs.corpus.validation_splits:
-            for rows, batch in batches(split, None):
-                evaluate_together([fit], split, rows, batch)
-        fit.end_epoch()
-        watch.lap()
-    ray.shutdown()
-    return fit.history, 0
+    with cluster():
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        shared = ray.put(inputs)
+        watch.training_begins()
+        for epoch in range(fit.settings.epochs):
+            for _, batch in batches(TRAIN, inputs.settings.seed + epoch):
+                train_together([fit], batch)
+            for split in inputs.corpus.validation_splits:
+                for rows, batch in batches(split, None):
+                    evaluate_together([fit], split, rows, batch)
+            fit.end_epoch()
+            watch.epoch_ends()
+    return watch.outcome(fit.history, folder)
 
 
 def _collate(

@@ -1,24 +1,21 @@
-"""Fine-tune all of BERT for several epochs; or a little, with a head on the stream after it."""
+"""Fine-tune all of BERT for several epochs; or for fewer, and then train a head on the stream."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from actors.cluster import cluster_resources, connect
-from benchmarks.inputs import CPU, Inputs, run_streamed
-from benchmarks.peers.outcome import Curve
+from actors.engine import RayEngine
+from benchmarks.baselines.outcome import Curve
+from benchmarks.inputs import CPU, Inputs, cluster, make_job, run_head
 from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
     load_classifier,
-    load_tokenizer,
     set_output_bias,
 )
 from bertvision_stream.models.extract import validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, StepReport, finetune
 from bertvision_stream.models.prepare import prepare_backbone
-from bertvision_stream.models.sources import locate
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.training.metrics import main_score
 from bertvision_stream.training.objectives.factory import make_objective
@@ -31,12 +28,12 @@ POINTS_AN_EPOCH = 3
 def finetuned(inputs: Inputs, folder: Path) -> Curve:
     """All weights, for `finetune.epochs` epochs, by the loop of a run, in this process.
 
-    Its evaluations are left out of the times: it could do with fewer.
+    The evaluations are left out of the times, as fewer of them would do.
     """
-    settings, task, stores = inputs.settings, inputs.data.task, inputs.corpus.stores
+    settings, task, stores = inputs.settings, inputs.task, inputs.corpus.stores
     objective = make_objective(task)
     model, has_classifier = load_classifier(
-        locate(settings.backbone.name), num_labels=task.num_labels, seed=settings.seed
+        inputs.tokenized.source, num_labels=task.num_labels, seed=settings.seed
     )
     bias = objective.initial_bias(stores[TRAIN].labels)
     if bias is not None and not has_classifier:
@@ -72,31 +69,20 @@ def finetuned(inputs: Inputs, folder: Path) -> Curve:
 def finetuned_then_streamed(inputs: Inputs, folder: Path) -> Curve:
     """A run of ours: `finetune.epochs` under Ray Train, then a head on the stream, all cached.
 
-    The first point is BERT's own score. All is in the times: Ray, its workers, evaluations.
+    The first point is BERT's own score. The times hold everything: Ray, its workers, evaluations.
     """
-    settings = inputs.settings.model_copy(update={"output_dir": str(folder)})
-    connect(None)
-    source = locate(settings.backbone.name)
-    backbone = prepare_backbone(
-        settings,
-        inputs.data.task,
-        inputs.corpus,
-        load_tokenizer(source),
-        source,
-        cluster_resources(),
-        reuse=False,
-        show_progress=False,
-        say=lambda text: None,
-    )
-    times = [time.time()]
-    _, outcome = run_streamed(
-        replace(inputs, weights=backbone.weights),
-        cache=inputs.epoch_bytes,
-        keep=lambda checkpoint: times.append(time.time()),
-    )
+    with cluster():
+        job = make_job(inputs, cache=inputs.epoch_bytes)
+        settings = job.settings.model_copy(update={"output_dir": str(folder)})
+        job = replace(job, settings=settings)
+        backbone = prepare_backbone(job, RayEngine().fine_tune, reuse=False)
+        times = [time.time()]
+        outcome = run_head(
+            replace(job, backbone=backbone),
+            on_epoch=lambda checkpoint: times.append(time.time()),
+        )
     history = outcome.heads["head"].history
-    scores: list[Mapping[str, Mapping[str, float]]] = [backbone.scores]
-    scores += [record.scores for record in history]
+    scores = [backbone.scores, *(record.scores for record in history)]
     return Curve(
         steps=(
             f"{settings.finetune.epochs:.2f} epochs of fine-tuning",

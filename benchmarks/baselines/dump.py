@@ -1,6 +1,6 @@
 """Dump hidden states to disk, then train from there: as BERTVision did, and as an expert would."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,28 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.inputs import CPU, Inputs, make_extractor
-from benchmarks.peers.head import new_fit
-from benchmarks.peers.outcome import Stopwatch, folder_bytes
+from benchmarks.baselines.one_head import train_alone
+from benchmarks.baselines.outcome import HeadOutcome, Stopwatch
+from benchmarks.inputs import Inputs, make_extractor, make_head
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.stream.blocks import TRAIN, BlockKey, epoch_sequence
+from bertvision_stream.heads.shape import hidden_shape
+from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.codecs import EncodedBlock
-from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.batches import Batch
 from bertvision_stream.training.fit import evaluate_together, train_together
-from bertvision_stream.training.head_job import HeadJob
-from bertvision_stream.training.head_training import make_training
-from bertvision_stream.training.records import EpochRecord
 
-# As in BERTVision's own scripts.
+# The batch size of the forward pass in BERTVision's own scripts.
 FORWARD_BATCH = 32
 
 
-def dump(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[EpochRecord], int]:
-    """Every example padded to `data.max_length`, in fp32, to HDF5; a shuffling DataLoader reads."""
-    path = folder / "hidden_states.h5"
+def dump(inputs: Inputs, folder: Path) -> HeadOutcome:
+    """BERTVision's way: every example, padded to `data.max_length`, goes to HDF5 in fp32.
+
+    A shuffling DataLoader reads it in every epoch.
+    """
+    watch, path = Stopwatch(), folder / "hidden_states.h5"
     _dump_padded(inputs, path)
-    fit = new_fit(inputs)
+    fit = make_head(inputs).fits["head"]
     watch.training_begins(after_dump=True)
     stores = inputs.corpus.stores
     for epoch in range(fit.settings.epochs):
@@ -43,17 +43,18 @@ def dump(inputs: Inputs, folder: Path, watch: Stopwatch) -> tuple[Sequence[Epoch
             for rows, batch in _load(path, split, stores[split], fit.batch_size, None):
                 evaluate_together([fit], split, rows.numpy(), batch)
         fit.end_epoch()
-        watch.lap()
-    return fit.history, folder_bytes(folder)
+        watch.epoch_ends()
+    return watch.outcome(fit.history, folder)
 
 
 @torch.inference_mode()
 def _dump_padded(inputs: Inputs, path: Path) -> None:
     model = inputs.weights.build().eval()
     max_length = inputs.settings.data.max_length
+    layers, width = hidden_shape(model.config)
     with h5py.File(path, "w") as file:
         for split, store in inputs.corpus.stores.items():
-            shape = (max_length, inputs.shape.num_layers, inputs.shape.hidden_size)
+            shape = (max_length, layers, width)
             hidden = file.create_dataset(
                 split, (store.num_examples, *shape), dtype="f4", chunks=(1, *shape)
             )
@@ -77,7 +78,7 @@ def _padded(store: TokenStore, rows: range, max_length: int) -> dict[str, torch.
 
 
 class _Dumped(Dataset[Any]):
-    """Padded hidden states of one split; each worker opens the file for itself."""
+    """The padded hidden states of one split; each worker opens the file for itself."""
 
     def __init__(self, path: Path, split: str, store: TokenStore):
         self._path, self._split, self._store = path, split, store
@@ -116,40 +117,28 @@ def _load(
     yield from loader
 
 
-def dump_blocks(
-    inputs: Inputs, folder: Path, watch: Stopwatch
-) -> tuple[Sequence[EpochRecord], int]:
-    """Unpadded bf16 blocks in safetensors, written in the first epoch, memory-mapped in later ones.
+class _BlocksOnDisk:
+    """Unpadded bf16 blocks in safetensors: written once, memory-mapped from then on."""
 
-    The same blocks and order as streamed ones, and so the same numbers.
+    def __init__(self, inputs: Inputs, folder: Path):
+        self.corpus = inputs.corpus
+        self._extractor = make_extractor(inputs)
+        self._folder = folder
+
+    def extract(self, key: BlockKey) -> EncodedBlock:
+        path = self._folder / f"{key.split}-{key.index}.safetensors"
+        if not path.exists():
+            block = self._extractor.extract(key)
+            save_file({"hidden": block.hidden, "logits": block.logits}, path)
+            return block
+        with safe_open(path, framework="pt") as file:  # torch tensors lie in the mapped file
+            hidden, logits = file.get_tensor("hidden"), file.get_tensor("logits")
+        return EncodedBlock(hidden.numpy(), np.empty(0, dtype=np.float32), logits.numpy())
+
+
+def dump_blocks(inputs: Inputs, folder: Path) -> HeadOutcome:
+    """An expert's way: the first epoch writes blocks, later ones map them into memory.
+
+    The blocks and their order are those of the stream, and so are the numbers.
     """
-    extractor = make_extractor(inputs)
-    heads = {"head": HeadJob(inputs.settings)}
-    training = make_training(inputs.corpus, inputs.data.task, heads, inputs.shape, device=CPU)
-    watch.training_begins()
-    corpus = inputs.corpus
-    for epoch in range(inputs.settings.train.epochs):
-        keys = epoch_sequence(
-            len(corpus.blocks[TRAIN]), corpus.validation_keys, seed=corpus.seed, epoch=epoch
-        )
-        for index, key in enumerate(keys):
-            if epoch == 0:
-                encoded = extractor.extract(key)
-                arrays = {"hidden": encoded.hidden, "logits": encoded.logits}
-                save_file(arrays, _block_path(folder, key))
-            else:
-                encoded = _mapped(_block_path(folder, key))
-            training.consume(Position(epoch, index), key, encoded)
-        training.end_epoch(epoch)
-        watch.lap()
-    return training.results()["head"].history, folder_bytes(folder)
-
-
-def _block_path(folder: Path, key: BlockKey) -> Path:
-    return folder / f"{key.split}-{key.index}.safetensors"
-
-
-def _mapped(path: Path) -> EncodedBlock:
-    with safe_open(path, framework="pt") as file:  # torch tensors lie in the mapped file
-        hidden, logits = file.get_tensor("hidden"), file.get_tensor("logits")
-    return EncodedBlock(hidden.numpy(), np.empty(0, dtype=np.float32), logits.numpy())
+    return train_alone(_BlocksOnDisk(inputs, folder), inputs, folder)

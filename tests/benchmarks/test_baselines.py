@@ -1,20 +1,26 @@
-"""What peers tell, and what is made of it."""
+"""What baselines tell of themselves, and what is made of it."""
 
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import time_to_score, trials_against_tune
-from benchmarks.observe import Observed
-from benchmarks.peer_times import DifferentLossesError, Run, check_losses, tables
-from benchmarks.peers.outcome import Curve, PeerOutcome, TrialsOutcome, read_outcome, tell
+from benchmarks.baselines.outcome import (
+    Curve,
+    HeadOutcome,
+    TrialsOutcome,
+    print_outcome,
+    read_outcome,
+)
+from benchmarks.one_head import DifferentLossesError, Run, check_losses, tables
+from benchmarks.processes import Observed
 from benchmarks.time_to_score import Track
 
 BEGAN = 1000.0
 
 
-def outcome(*epoch_seconds: float, dump: float = 0.0, ready: float = 20.0) -> PeerOutcome:
-    return PeerOutcome(
+def outcome(*epoch_seconds: float, dump: float = 0.0, ready: float = 20.0) -> HeadOutcome:
+    return HeadOutcome(
         training_began=BEGAN + ready,
         dump_seconds=dump,
         epoch_seconds=epoch_seconds,
@@ -27,7 +33,7 @@ def outcome(*epoch_seconds: float, dump: float = 0.0, ready: float = 20.0) -> Pe
 def run(*epoch_seconds: float, cpu: float = 10.0, **others: float) -> Run:
     told = outcome(*epoch_seconds, **others)
     looks = ((BEGAN + 10, cpu / 2), (told.ended(len(epoch_seconds)), cpu))
-    return Run(Observed("", BEGAN, 99.0, cpu, 2**20, looks), told)
+    return Run(Observed("", BEGAN, cpu, 2**20, looks), told)
 
 
 def cells(lines: list[str], first: str) -> list[list[str]]:
@@ -39,24 +45,24 @@ def cells(lines: list[str], first: str) -> list[list[str]]:
 def test_an_outcome_is_read_from_among_other_lines(capsys: pytest.CaptureFixture[str]) -> None:
     told = outcome(3.0, 1.0, dump=2.0)
     print("a warning")
-    tell(told)
+    print_outcome(told)
     print("OUT of something else")
-    assert read_outcome(PeerOutcome, capsys.readouterr().out) == told
+    assert read_outcome(HeadOutcome, capsys.readouterr().out) == told
 
 
 def test_curves_and_trials_are_read_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     for told in (Curve(("a", "b"), (1.0, 2.0), (0.1, 0.2)), TrialsOutcome(1.0, 2.0, 3, 0.4)):
-        tell(told)
+        print_outcome(told)
         assert read_outcome(type(told), capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_no_outcome_or_several_are_refused(count: int, capsys: pytest.CaptureFixture[str]) -> None:
-    print("Traceback of the peer")
+    print("Traceback of the baseline")
     for _ in range(count):
-        tell(outcome(1.0))
+        print_outcome(outcome(1.0))
     with pytest.raises(ValueError, match=rf"{count} outcomes in what it printed:\nTraceback"):
-        read_outcome(PeerOutcome, capsys.readouterr().out)
+        read_outcome(HeadOutcome, capsys.readouterr().out)
 
 
 def test_work_at_a_mark_is_the_dump_and_the_epochs_so_far() -> None:
@@ -95,7 +101,7 @@ def test_ratios_are_medians_over_turns_with_their_spread() -> None:
     assert any("After 2: the best" in line and "1.60 of the time" in line for line in lines)
 
 
-def test_a_peer_of_the_first_turn_alone_is_compared_with_that_turn() -> None:
+def test_a_baseline_of_the_first_turn_alone_is_compared_with_that_turn() -> None:
     runs = {"stream-cached": [run(4.0), run(8.0)], "ray-data": [run(12.0)]}
     lines = tables(runs, [1])
     seconds, relative, _, _ = cells(lines, "Ray Data, recomputed in every epoch (1 of the turns)")
@@ -115,7 +121,7 @@ def test_other_losses_on_the_same_batches_are_an_error() -> None:
     worse = replace(good, outcome=replace(good.outcome, losses=(1 / 3, 0.2500001)))
     with pytest.raises(DifferentLossesError, match=r"DIFFERENT LOSSES\nstream-cached.*\nrecompute"):
         check_losses({"stream-cached": [good], "recompute": [worse]})
-    with pytest.raises(DifferentLossesError):  # of the same peer in another turn, too
+    with pytest.raises(DifferentLossesError):  # of the same baseline in another turn, too
         check_losses({"stream-cached": [good, worse]})
 
 
@@ -156,7 +162,7 @@ def test_a_score_that_is_never_reached_is_called_so() -> None:
 def test_cpu_time_of_trials_is_what_came_after_the_cluster() -> None:
     def trials(seconds: float, cpu: float) -> trials_against_tune.Run:
         return trials_against_tune.Run(
-            Observed("", BEGAN, 99.0, cpu, 2**20), TrialsOutcome(seconds, 12.0, 4000, 0.25)
+            Observed("", BEGAN, cpu, 2**20), TrialsOutcome(seconds, 12.0, 4000, 0.25)
         )
 
     of_count = {"search": [trials(10.0, 22.0)], "trials": [trials(30.0, 52.0)]}
