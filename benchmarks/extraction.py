@@ -8,7 +8,7 @@ and take turns block by block.
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def pass_lengths(backbone: Backbone, block: Block) -> list[np.ndarray]:
 
 def padded_batches(
     backbone: Backbone, corpus: Corpus, block: Block
-) -> Iterator[dict[str, torch.Tensor]]:
+) -> Iterator[Mapping[str, torch.Tensor]]:
     """The inputs of each forward pass for a block, as an extractor makes them, on its device."""
     ids, types = corpus.packed_tokens(block)
     first = 0
