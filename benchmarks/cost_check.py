@@ -6,7 +6,7 @@
   that has next to nothing to compute.
 - Epochs of real streams of `task=demo`, with 1 and 2 extractors and 0, 50 and 100 % of the bytes
   cached, against `epoch_seconds` with speeds that were measured just before, as `mode=plan` does,
-  and against the estimate of later epochs from the speeds of the first (`check_plan`).
+  and against the estimate of later epochs from the speeds of the first.
 
 The first two are CPU time of one thread, so that neighbours on the machine disturb little; streams
 are timed by the clock. Medians of all repeats.
@@ -24,7 +24,7 @@ from benchmarks.results import table, turns
 from benchmarks.stacked_heads import NUM_TOKENS, SHAPE, Steps, milliseconds
 from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import Backbone
-from bertvision_stream.modes.calibration import calibrate
+from bertvision_stream.modes.plan import calibrate
 from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.stream.blocks import TRAIN, BlockKey
 from bertvision_stream.stream.codecs import EncodedBlock
@@ -37,7 +37,6 @@ from bertvision_stream.stream.cost_model import (
     mean_attended_tokens,
 )
 from bertvision_stream.stream.plan import Position
-from bertvision_stream.stream.plan_check import check_plan
 from bertvision_stream.stream.stats import StreamStats
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
@@ -228,20 +227,17 @@ def _stream(inputs: Inputs, share: float, speeds: Speeds) -> list[float]:
     job = make_job(inputs, cache=round(share * inputs.epoch_bytes))
     stats: list[StreamStats] = []
     outcome = run_head(job, on_epoch=lambda kept: stats.append(StreamState.of(kept).stats))
-    check = check_plan(
-        job.plan,
-        outcome.stats,
-        outcome.epoch_seconds,
-        first=stats[0],
-        num_extractors=job.placement.num_extractors,
+    work, later_work = (epoch_work(job.plan, first=each) for each in (True, False))
+    # Busy times were measured while everybody else was busy, so that nobody shares cores once more.
+    of_first = Speeds(
+        extractors=job.placement.num_extractors,
+        extract_tokens_per_second=stats[0].tokens_extracted / stats[0].extract_seconds,
+        train_tokens_per_second=work.tokens / stats[0].train_seconds,
     )
-    from_first = check.later_epoch_seconds
-    assert from_first is not None
-    first, later = (
-        epoch_seconds(epoch_work(job.plan, first=each), speeds).total for each in (True, False)
-    )
-    took = outcome.epoch_seconds[0]
-    return [first, took, later, from_first.predicted, from_first.actual]
+    first, later = (epoch_seconds(each, speeds).total for each in (work, later_work))
+    took, *later_took = outcome.epoch_seconds
+    from_first = epoch_seconds(later_work, of_first).total
+    return [first, took, later, from_first, statistics.mean(later_took)]
 
 
 def _calibrated(inputs: Inputs) -> tuple[float, float]:

@@ -133,14 +133,14 @@ class IdleTrainer:
         return [self.consume(position, key) for position, key in deliveries]
 
     def consume(self, position: Position, key: BlockKey) -> DeliveryReply:
-        reception = DeliveryStatus.CONSUMED
+        status = DeliveryStatus.CONSUMED
         if position > self._at:
-            reception = DeliveryStatus.TOO_EARLY
+            status = DeliveryStatus.TOO_EARLY
         elif position < self._at:
-            reception = DeliveryStatus.DUPLICATE
+            status = DeliveryStatus.DUPLICATE
         else:
             self._at = position.next
-        return DeliveryReply(reception, 0.0, 0.0, 0.0)
+        return DeliveryReply(status, 0.0, 0.0, 0.0)
 
     def end_epoch(self, epoch: int) -> EpochEnd:
         self._at = Position(epoch + 1, 0)

@@ -26,7 +26,7 @@ RESOURCES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the tests that need Ray first: they take the longest, and wait more than they compute."""
+    """Puts the tests that need Ray first, as they take the longest, and into one process."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     for item in items:
         if item.get_closest_marker("ray"):

@@ -40,11 +40,11 @@ def test_blocks_pass_through_the_object_store():
 
 def test_an_idle_trainer_keeps_to_the_order():
     trainer, key = IdleTrainer(), BlockKey(TRAIN, 0)
-    receptions = [
+    statuses = [
         reply.status
         for reply in trainer.consume_all([(Position(0, index), key) for index in (0, 2, 0, 1)])
     ]
-    assert receptions == [
+    assert statuses == [
         DeliveryStatus.CONSUMED,
         DeliveryStatus.TOO_EARLY,
         DeliveryStatus.DUPLICATE,

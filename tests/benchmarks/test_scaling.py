@@ -69,7 +69,7 @@ def test_a_layout_is_estimated_as_mode_plan_does(
     data = TaskData(TASKS["cola"], train, (validation,), ())
     inputs = TaskInputs(settings, data, "", find_planned(settings))
     plan = make_plan(inputs, planned_cluster(settings))
-    assert plan.train_tokens + plan.validation_tokens == rows.tokens
+    assert plan.counts["train_tokens"] + plan.counts["validation_tokens"] == rows.tokens
     assert plan.chosen.token_bytes == layout.case.token_bytes()
     assert plan.chosen.cached_share == layout.plan.budget.cached_share == cached
     assert plan.speeds == layout.speeds
