@@ -15,10 +15,9 @@ from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.ray_private import (
-    OWN_CLUSTER,
     dashboard_wants_token,
     resources_of_this_machine,
-    servers_on_loopback,
+    start_cluster,
     store_counters,
 )
 from bertvision_stream.settings.settings import TaskSettings
@@ -88,13 +87,7 @@ def _join(address: str) -> Any:
 
 def _start() -> Any:
     """Start a cluster on this machine, whose servers all listen on 127.0.0.1 alone."""
-    with servers_on_loopback():
-        return ray.init(
-            address="local",
-            runtime_env=worker_environment(),
-            _system_config=OWN_CLUSTER,
-            logging_level=logging.ERROR,
-        )
+    return start_cluster(runtime_env=worker_environment(), logging_level=logging.ERROR)
 
 
 @contextmanager

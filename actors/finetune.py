@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import ray
@@ -14,11 +14,10 @@ import torch
 from ray.exceptions import OutOfDiskError
 from ray.experimental import tqdm_ray
 from ray.train import ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig, RunConfig
 
 from actors.cluster import in_thread, result_with_notice
-from actors.ray_private import no_coordinator_left, without_group_cleaner
+from actors.ray_private import no_coordinator_left, quiet_torch_trainer
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.models.finetune import (
     FinetuneOptions,
@@ -69,8 +68,7 @@ def run_finetune(
     use_gpu = job.cluster.num_gpus > 0
     cpus = 1 if use_gpu else max(1, job.cluster.num_cpus // num_workers)
     with tempfile.TemporaryDirectory(prefix="bertvision-train-") as storage:
-        # The cast is for mypy, which knows the parameters of the first version of Ray Train.
-        trainer = cast(Any, _QuietTrainer)(
+        trainer = quiet_torch_trainer()(
             _worker,
             train_loop_config={
                 "weights": ray.put(weights),
@@ -104,14 +102,6 @@ def run_finetune(
                 "with; give Ray a larger object store"
             ) from None
     return FinetuneResult(replace(weights, arrays=arrays), logits, time.perf_counter() - start)
-
-
-class _QuietTrainer(TorchTrainer):
-    """Ray Train's trainer without the actor that fails where a machine runs several clusters."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return without_group_cleaner(callbacks)
 
 
 def _cause(error: Exception) -> str:

@@ -36,6 +36,27 @@ counts it.
 """
 
 
+def start_cluster(**options: Any) -> Any:
+    """Start a cluster on this machine by `ray.init`, with `OWN_CLUSTER` and on 127.0.0.1 alone.
+
+    A version of Ray that refuses `_system_config` starts without it, with a warning.
+
+    Args:
+        options: Further arguments of `ray.init`.
+
+    Returns:
+        The context that `ray.init` returns.
+    """
+    with servers_on_loopback():
+        try:
+            return ray.init(address="local", _system_config=OWN_CLUSTER, **options)
+        except (TypeError, RuntimeError) as error:
+            if "_system_config" not in str(error):
+                raise
+            log.warning("this version of Ray may write hidden states to disk: %s", error)
+            return ray.init(address="local", **options)
+
+
 @contextlib.contextmanager
 def servers_on_loopback() -> Iterator[None]:
     """Within this context `ray.init` starts servers that listen on 127.0.0.1 alone.
@@ -98,6 +119,21 @@ def resources_of_this_machine() -> dict[str, float]:
         return {"CPU": cores, "memory": 0.7 * memory, "object_store_memory": 0.3 * memory}
     found: dict[str, float] = ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
     return found
+
+
+def quiet_torch_trainer() -> Any:
+    """The class `TorchTrainer` of Ray Train, without the callback of `without_group_cleaner`.
+
+    It overrides a private method; without that method it is `TorchTrainer` as it is.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class QuietTorchTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+            return without_group_cleaner(callbacks)
+
+    return QuietTorchTrainer
 
 
 def without_group_cleaner(callbacks: list[Any]) -> list[Any]:

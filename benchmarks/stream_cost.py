@@ -19,7 +19,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 
-from actors.cluster import ENVIRONMENT, OWN_CLUSTER
+from actors.cluster import ENVIRONMENT
+from actors.ray_private import OWN_CLUSTER
 from actors.records import BlockReceipt, DeliveryReply, EpochEnd
 from actors.stream import FeatureStream
 from actors.stream_actors import on_this_node

@@ -35,6 +35,29 @@ def test_ray_init_takes_a_system_config() -> None:
     assert "_system_config" in inspect.getsource(ray.init)
 
 
+def test_a_ray_that_refuses_a_system_config_starts_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[dict[str, object]] = []
+
+    def init(**options: object) -> str:
+        calls.append(options)
+        if "_system_config" in options:
+            raise RuntimeError("Unknown keyword argument(s): _system_config")
+        return "started"
+
+    monkeypatch.setattr(ray, "init", init)
+    assert ray_private.start_cluster(logging_level="ERROR") == "started"
+    assert calls[1] == {"address": "local", "logging_level": "ERROR"}
+
+    def broken(**options: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(ray, "init", broken)
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        ray_private.start_cluster()
+
+
 @pytest.fixture
 def public_ray_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ray without the modules that we use of its private ones."""

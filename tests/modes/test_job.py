@@ -23,7 +23,7 @@ import pytest
 from conftest import REPOSITORY
 from ray._private.services import psutil  # Ray carries it
 
-from actors.cluster import OWN_CLUSTER
+from actors.ray_private import OWN_CLUSTER
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
