@@ -25,6 +25,7 @@ RESOURCES = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests that need Ray first, as they take the longest, and into one process."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from conftest import REPOSITORY
 from ray.util.state import list_actors
 from streams import (  # noqa: F401
     assert_bounded,
@@ -222,7 +223,7 @@ def test_a_trainer_that_dies_again_and_again(
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
     kept: list[Checkpoint] = []
     with pytest.raises(StreamError) as caught:
-        stream(plan, heads, corpus, weights, num_extractors=1, keep=kept.append)
+        stream(plan, heads, corpus, weights, num_extractors=1, on_epoch=kept.append)
     message = str(caught.value)
     assert message.startswith(
         "epoch 2 was given up after 4 deaths of its actors; the causes, in order: a head trainer "
@@ -247,7 +248,9 @@ def test_a_driver_that_is_interrupted_and_resumes(
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            stream(plan, heads, corpus, weights, num_extractors=1, keep=keep, checkpoint=checkpoint)
+            stream(
+                plan, heads, corpus, weights, num_extractors=1, on_epoch=keep, checkpoint=checkpoint
+            )
         checkpoint = load_checkpoint(path)
     outcome = stream(plan, heads, corpus, weights, num_extractors=1, checkpoint=checkpoint)
     assert_same_numbers(outcome, heads, corpus, weights)
@@ -340,7 +343,7 @@ def test_a_stage_that_waits_for_resources_says_so(
 
 def test_a_node_that_dies() -> None:
     """It runs three nodes on this machine, in a process of its own; see `three_nodes.py`."""
-    script = Path(__file__).with_name("three_nodes.py")
+    script = REPOSITORY / "tests" / "three_nodes.py"
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=300

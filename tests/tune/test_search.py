@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from conftest import REPOSITORY
 from ray.util.state import list_actors
 from searches import IN_PAIRS, assert_as_if_alone, job_of, search
 from streams import (  # noqa: F401
@@ -173,7 +174,7 @@ def test_a_search_that_is_interrupted_goes_on(
     corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources, tmp_path: Path
 ) -> None:
     """It is interrupted in a process and a cluster of its own, and resumed in another cluster."""
-    script = Path(__file__).with_name("interrupted_search.py")
+    script = REPOSITORY / "tests" / "interrupted_search.py"
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300
     )
