@@ -18,7 +18,7 @@ from actors.stream import FeatureStream
 from actors.trainer import Attachment, TrainerSpec
 from bertvision_stream.models.job import Job
 from bertvision_stream.stream.placement import Placement
-from bertvision_stream.stream.plan import StreamPlan
+from bertvision_stream.stream.plan import Position, StreamPlan
 from bertvision_stream.stream.stats import DeviceInfo, StreamStats
 from bertvision_stream.training.checkpoint import Checkpoint
 from bertvision_stream.training.fit import HeadResult
@@ -89,14 +89,17 @@ class StreamActors:
         Raises:
             StreamError: One of them could not be started.
         """
-        # The stream itself warns of extractors that wait for resources; trainers are up to us.
-        started = self.stream.start.remote()
         wanted = f"a head trainer ({self._trainer_spec.num_gpus:g} GPU)"
-        infos = [trainer.info.remote() for trainer in self.trainers]
-        with _our_errors():
-            trainer = get_with_notice(infos, wanted)[0]
-        (extractor,) = self.call(started)
-        return extractor, trainer
+
+        def wait() -> tuple[DeviceInfo, DeviceInfo]:
+            # The stream itself warns of extractors that wait for resources; trainers are up to us.
+            infos = [trainer.info.remote() for trainer in self.trainers]
+            with _our_errors():
+                trainer = get_with_notice(infos, wanted)[0]
+            (extractor,) = self.call(self._stream_started)
+            return extractor, trainer
+
+        return self.retry_on_death(wait, "the start")
 
     def run_epoch(self, epoch: int, last_epoch: int) -> None:
         """Run one epoch, again if an actor dies, in a bounded number of attempts.
@@ -163,19 +166,29 @@ class StreamActors:
     def retry_on_death(self, action: Callable[[], T], what: str) -> T:
         """Do something with the actors; where one dies, replace it and do it again.
 
+        An actor may also die while others are being replaced: that is one more death, and the
+        replacing begins anew. Deaths are counted against progress: once the trainers have consumed
+        more than before, the count starts again, so that a run on machines that come and go ends.
+
         Args:
             action: What to do; it may be called several times.
             what: What that is, as the message of the error names it.
 
         Raises:
-            StreamError: An actor died more than `MAX_ATTEMPTS` times.
+            StreamError: Actors died more than `MAX_ATTEMPTS` times without any progress.
         """
         deaths: list[str] = []
+        furthest: Position | None = None
         while True:
             try:
+                if deaths:
+                    reached = self._revive()
+                    if furthest is not None and reached > furthest:
+                        del deaths[:-1]
+                    furthest = reached if furthest is None else max(furthest, reached)
                 return action()
             except (TrainerLostError, RayActorError) as error:
-                deaths.append(str(error).splitlines()[0])
+                deaths.append(_first_line(error))
             if len(deaths) > MAX_ATTEMPTS:
                 raise StreamError(
                     f"{what} was given up after {len(deaths)} deaths of its actors; the causes, in "
@@ -184,7 +197,6 @@ class StreamActors:
                 )
             self.deaths.append(deaths[-1])
             log.warning("%s; what was lost is started again", deaths[-1])
-            self._revive()
 
     def call(self, *refs: ray.ObjectRef) -> list[Any]:
         """Wait for what actors return.
@@ -205,8 +217,15 @@ class StreamActors:
         for actor in (self.stream, *self.trainers):
             ray.kill(actor)
 
-    def _revive(self) -> None:
-        """Replace the actors that no longer respond."""
+    def _revive(self) -> Position:
+        """Replace the actors that no longer respond.
+
+        Returns:
+            The first delivery that some trainer still wants.
+
+        Raises:
+            RayActorError: A further actor died meanwhile.
+        """
         for i, trainer in enumerate(self.trainers):
             if not _alive(trainer.position.remote()):
                 ray.kill(trainer)  # one that was only out of reach must not come back
@@ -216,7 +235,8 @@ class StreamActors:
         else:
             ray.kill(self.stream)
             self.stream = self._start_stream()
-            self.call(self.stream.start.remote())
+            self.call(self._stream_started)
+        return min(self.call(*(trainer.position.remote() for trainer in self.trainers)))
 
     def _start_trainer(self, i: int) -> ActorHandle:
         """Start trainer `i` from its last checkpoint."""
@@ -224,7 +244,7 @@ class StreamActors:
         return self._trainer_spec.start(self._num_trainers - 1, self._heads[i], self.checkpoints[i])
 
     def _start_stream(self) -> Any:
-        """Start a stream that delivers to the trainers; `start` then starts its extractors."""
+        """Start a stream that delivers to the trainers, and its extractors: `_stream_started`."""
         # The extractors of a dead stream may still be ending, and Ray refuses a name that is taken.
         again = f"-again-{self._num_streams}" if self._num_streams else ""
         self._num_streams += 1
@@ -232,7 +252,7 @@ class StreamActors:
         actor: Any = ray.remote(FeatureStream).options(
             name=f"{spec.run}-feature-stream", num_cpus=0, scheduling_strategy=on_this_node()
         )
-        return actor.remote(
+        stream = actor.remote(
             self._plan,
             spec,
             self._placement.num_extractors,
@@ -241,6 +261,8 @@ class StreamActors:
             tags=self._trainer_spec.tags,
             show_progress=show_progress(),
         )
+        self._stream_started = stream.start.remote()
+        return stream
 
 
 def start_stream_actors(
@@ -322,6 +344,11 @@ def _our_errors() -> Iterator[None]:
         if isinstance(error.cause, BertvisionError):
             raise error.cause from None
         raise StreamError(f"an actor failed: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without the lines on where to look that Ray adds."""
+    return str(error).splitlines()[0]
 
 
 def _alive(ref: ray.ObjectRef) -> bool:

@@ -204,6 +204,40 @@ def test_a_trainer_that_dies(
     assert_bounded(outcome, plan)
 
 
+def test_deaths_during_the_start_and_during_repairs(
+    corpus: Corpus,
+    weights: BackboneWeights,
+    cluster: ClusterResources,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stream dies before its extractors are ready, its successor too; then it and a trainer."""
+    trainer = recording_trainer(tmp_path, kills={(1, 3): "FeatureStream", (1, 5): "self"})
+    monkeypatch.setattr("actors.trainer.HeadTrainer", trainer)
+    heads = {"head": settings_of("stream.cache=1MiB", "head.dropout=0.1")}
+    plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
+    over = threading.Event()
+    killed: set[int] = set()
+
+    def kill_streams_as_they_start() -> None:
+        while len(killed) < 2 and not over.wait(0.05):
+            for pid in set(living("FeatureStream")) - killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_streams_as_they_start)
+    killer.start()
+    try:
+        outcome = stream(plan, heads, corpus, weights, num_extractors=1)
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == 2
+    assert len(outcome.deaths) >= 4
+    assert_same_numbers(outcome, heads, corpus, weights)
+    assert_bounded(outcome, plan)
+
+
 def test_a_trainer_that_dies_again_and_again(
     corpus: Corpus,
     weights: BackboneWeights,

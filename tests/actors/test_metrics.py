@@ -160,12 +160,12 @@ def test_metrics_of_a_real_stream(
     job = make_job(heads["stays"], TASK, corpus, weights, SHAPE, plan=plan, placement=placement)
     stream_actors = start_stream_actors(job, [{n: HeadJob(s) for n, s in heads.items()}])
     try:
+        stream_actors.ready()
         assert sorted(name or "" for name in living_actors()) == [
+            f"{stream_actors.name}-extractor-0",
             f"{stream_actors.name}-feature-stream",
             f"{stream_actors.name}-head-trainer-0",
         ]
-        stream_actors.ready()
-        assert f"{stream_actors.name}-extractor-0" in living_actors()
         for epoch in range(2):
             stream_actors.run_epoch(epoch, last_epoch=1)
         records = stream_actors.last_ends[0].records
