@@ -6,18 +6,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-ray test-rest test-fast lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bertvision_stream.run task=demo
 
-# Two processes: one for all tests that need Ray, as they share a cluster, one for the others.
+# Two processes at once: tests with Ray share a cluster, and wait more than they compute.
 test: $(VENV)/.demo $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-ray test-rest
+
+test-ray:
+	$(BIN)/python -m pytest -m ray
+
+test-rest:
+	$(BIN)/python -m pytest -m "not ray"
 
 # Without Ray and without training: seconds.
 test-fast: $(VENV)/.demo $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ray and not slow"
+	$(BIN)/python -m pytest -m "not ray and not slow"
 
 lint: $(VENV)/.demo $(VENV)/.test
 	$(BIN)/ruff check .

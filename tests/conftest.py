@@ -13,25 +13,13 @@ import pytest
 if TYPE_CHECKING:
     from bertvision_stream.stream.placement import ClusterResources
 
-# Tests that need Ray share a cluster, so one process runs them all while others run the rest.
-RAY_PROCESS = pytest.mark.xdist_group("ray")
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What clusters of tests have, alike on every machine; Ray reads it when one is started.
 RESOURCES = {
     "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 2, "GPU": 0, "object_store_memory": 256 * 2**20}),
-    # Ray's workers give way to everything else by default, here to the other process of the tests.
+    # Ray's workers give way to everything else by default, here to the tests without Ray.
     "RAY_worker_niceness": "0",
 }
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the tests that need Ray first, as they take the longest, and into one process."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(RAY_PROCESS)
 
 
 @pytest.fixture(scope="session")
