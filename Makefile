@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 
 # Two processes at once: tests with Ray share a cluster, and wait more than they compute.
 test: $(VENV)/.demo $(VENV)/.test
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-ray test-rest
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=none test-ray test-rest
 
 test-ray:
 	$(BIN)/python -m pytest -m ray

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +24,18 @@ from actors.ray_private import (
 )
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.placement import ClusterResources
-from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.errors import ConfigError, StreamError
 from bertvision_stream.utils.log import log
 from bertvision_stream.utils.own_packages import worker_environment
 from bertvision_stream.utils.units import format_seconds
 
 T = TypeVar("T")
+
+# Ray gives its own processes 30 seconds to start, which a busy machine exceeds now and then.
+START_ATTEMPTS = 4
+
+# The time in which a cluster that is joined must accept a connection.
+JOIN_SECONDS = 5.0
 
 # The time after which a warning says that actors wait for resources, and between two such warnings.
 NOTICE_SECONDS = 30.0
@@ -65,29 +73,72 @@ def connect(address: str | None) -> None:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = address or os.environ.get("RAY_ADDRESS")
+    given = f"ray.address={address}"
+    if not address and (address := os.environ.get("RAY_ADDRESS")):
+        given = f"RAY_ADDRESS={address} (an environment variable)"
     with preserve_sigterm():
-        context = _join(address) if address else _start()
+        context = _join(address, given) if address else _start()
     if context.dashboard_url:
         asks = " (it asks for what `ray get-auth-token` prints)" if dashboard_wants_token() else ""
         log.info("Ray's dashboard: http://%s%s", context.dashboard_url, asks)
 
 
-def _join(address: str) -> Any:
-    """Join the cluster at `address`."""
+def _join(address: str, given: str) -> Any:
+    """Join the cluster at `address`; `given` says to people where the address stands."""
     try:
+        _check_listens(address)
         environment = worker_environment()
         return ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        way_out = "unset it" if given.startswith("RAY_ADDRESS") else "leave ray.address out"
         raise ConfigError(
-            f"ray.address={address}: there is no Ray cluster to join ({error}). Start one with "
-            f"`ray start --head`, or leave ray.address out to use this machine alone."
+            f"{given}: there is no Ray cluster to join ({error}). Start one with "
+            f"`ray start --head`, or {way_out} to use this machine alone."
         ) from error
 
 
+def _check_listens(address: str) -> None:
+    """Raises an `OSError` within seconds where nobody listens; Ray would try for many minutes.
+
+    Args:
+        address: `ray.address`; one without a port, such as `auto`, is left to Ray.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=JOIN_SECONDS).close()
+
+
 def _start() -> Any:
-    """Start a cluster on this machine, whose servers all listen on 127.0.0.1 alone."""
-    return start_cluster(runtime_env=worker_environment(), logging_level=logging.ERROR)
+    """Start a cluster on this machine, whose servers all listen on 127.0.0.1 alone.
+
+    Raises:
+        ConfigError: The folder for temporary files cannot be used.
+        StreamError: Ray did not start in time, in several attempts.
+    """
+    environment = worker_environment()
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            return start_cluster(runtime_env=environment, logging_level=logging.ERROR)
+        except OSError as error:
+            folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+            raise ConfigError(
+                f"Ray cannot be started with its files in {folder}: {error}. Set RAY_TMPDIR to a "
+                f"folder with a short path that can be written and has some hundred MiB free: "
+                f"RAY_TMPDIR=/tmp"
+            ) from error
+        except Exception as error:  # Ray raises no other type where its processes are too slow
+            if "timed out" not in str(error):
+                raise
+            ray.shutdown()
+            log.warning(
+                "Ray did not start in time, attempt %d of %d: this machine is busy",
+                attempt,
+                START_ATTEMPTS,
+            )
+    raise StreamError(
+        f"Ray did not start in {START_ATTEMPTS} attempts: this machine is too busy. Try again when "
+        f"less else runs on it; with resume=true the same command goes on where it ended."
+    )
 
 
 @contextmanager

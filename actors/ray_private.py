@@ -57,6 +57,9 @@ def start_cluster(**options: Any) -> Any:
             return ray.init(address="local", **options)
 
 
+_NO_PROXY = "no_grpc_proxy"  # gRPC reads it by this name in lower case
+
+
 @contextlib.contextmanager
 def servers_on_loopback() -> Iterator[None]:
     """Within this context `ray.init` starts servers that listen on 127.0.0.1 alone.
@@ -96,7 +99,12 @@ def store_counters() -> StoreStats:
     except ImportError:
         log.warning("this version of Ray does not tell what its object stores wrote to disk")
         return StoreStats(0, 0, 0)
-    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    address = ray.get_runtime_context().gcs_address
+    # This one call opens a channel that takes proxies from the environment, as Ray's own do not.
+    nodes = {node["NodeManagerAddress"] for node in ray.nodes()} | {address.rpartition(":")[0]}
+    direct = nodes.union(os.environ.get(_NO_PROXY, "").split(","))
+    os.environ[_NO_PROXY] = ",".join(sorted(filter(None, direct)))
+    state = get_state_from_address(address)
     stats = get_memory_info_reply(state).store_stats
     return StoreStats(
         stats.spilled_bytes_total,

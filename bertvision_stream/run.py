@@ -8,6 +8,7 @@ what they compute with.
 from __future__ import annotations
 
 import importlib
+import os
 import shlex
 import signal
 import sys
@@ -75,12 +76,13 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code: 0, 1 (the run failed), 2 (a user's mistake) or 130 (interrupted).
     """
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    if {"--help", "-h"} & set(argv):
-        print(format_help())
-        return 0
-    if "--version" in argv:
-        print(f"bertvision_stream {__version__}")
+    make_output_safe()
+    if {"--help", "-h", "--version"} & set(argv):
+        text = f"bertvision_stream {__version__}" if "--version" in argv else format_help()
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # `--help | head` has read enough; nothing more is to be flushed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     interrupt_on_sigterm()
     claim_own_packages()
@@ -114,6 +116,20 @@ def main(argv: Sequence[str]) -> int:
     finally:
         runtime.stop()
     return 0
+
+
+def make_output_safe() -> None:
+    """Let a run print wherever it runs.
+
+    A process without standard output (of cron, or with `>&-`) is given one that goes nowhere, and
+    characters that the console lacks are replaced. What a notebook puts in its place stays.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _how_to_resume(argv: Sequence[str]) -> str:

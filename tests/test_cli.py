@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes and messages, without torch and without Ray."""
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bertvision_stream import __version__
+from bertvision_stream.run import main
 from bertvision_stream.settings.command_line import format_help, load_settings
 
 # What passes for a backbone until it is loaded.
@@ -356,3 +358,32 @@ def test_all_tasks_are_checked_before_the_first_runs(tmp_path: Path):
     assert (done.code, done.out) == (2, "")
     assert done.message.startswith("data.path=glue has no train split of rte")
     assert not (tmp_path / "outputs").exists()
+
+
+def in_a_shell(line: str) -> subprocess.CompletedProcess[str]:
+    command = f"{sys.executable} -m bertvision_stream.run"
+    return subprocess.run(
+        ["bash", "-c", line.format(command)], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_reader_that_has_read_enough_of_the_help():
+    done = in_a_shell("{} --help | head -1; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m bertvision_stream.run")
+
+
+def test_without_standard_output():
+    done = in_a_shell("{} task=colla >&-")
+    assert done.returncode == 2
+    assert "Did you mean cola?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert in_a_shell("{} --version >&-").returncode == 0
+
+
+def test_a_standard_output_that_is_no_console(monkeypatch: pytest.MonkeyPatch):
+    """As in a notebook, or in a program that collects what we print."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["--version"]) == 0
+    assert stream.getvalue() == f"bertvision_stream {__version__}\n"

@@ -1,14 +1,20 @@
-"""A cluster that we start listens on this machine alone, and our handler of SIGTERM is kept."""
+"""Starting and joining a cluster: who listens, what is said of faults, whose SIGTERM it is."""
 
 from __future__ import annotations
 
 import signal
+import socket
+import time
+from types import SimpleNamespace
 
 import pytest
+import ray
+from jobs import listening
 from ray._private.services import psutil  # Ray carries it
 
-from actors.cluster import preserve_sigterm
+from actors.cluster import JOIN_SECONDS, START_ATTEMPTS, connect, preserve_sigterm
 from bertvision_stream.stream.placement import ClusterResources
+from bertvision_stream.utils.errors import ConfigError, StreamError
 
 
 def test_a_handler_of_sigterm_is_kept_and_the_default_is_not():
@@ -27,6 +33,87 @@ def test_a_handler_of_sigterm_is_kept_and_the_default_is_not():
             assert signal.getsignal(signal.SIGTERM) is kept
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process were not connected to the cluster that tests share."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def dead_address() -> str:
+    """A port of this machine at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_is_gone_is_said_within_seconds(
+    no_ray: None, dead_address: str, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    address = f"{scheme}{dead_address}"
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=f"^ray.address={address}: .*leave ray.address out"):
+        connect(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"^RAY_ADDRESS={address} .*or unset it"):
+        connect(None)
+    assert time.monotonic() - start < 4 * JOIN_SECONDS
+
+
+def test_a_name_that_no_machine_has(no_ray: None) -> None:
+    with pytest.raises(ConfigError, match="there is no Ray cluster to join"):
+        connect("no-such-machine.invalid:6379")
+
+
+SLOW = Exception("The current node timed out during startup. This could happen because ...")
+
+
+def test_a_slow_start_is_tried_again(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = iter([SLOW, SLOW, SimpleNamespace(dashboard_url="")])
+    lines: list[str] = []
+
+    def start(**options: object) -> object:
+        outcome = next(attempts)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("actors.cluster.start_cluster", start)
+    with listening(lines.append):
+        connect(None)
+    assert lines == [
+        f"Ray did not start in time, attempt {number} of {START_ATTEMPTS}: this machine is busy"
+        for number in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (SLOW, StreamError, f"Ray did not start in {START_ATTEMPTS} attempts: .* is too busy"),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes"), ConfigError, "Set RAY_TMPDIR"),
+        (PermissionError(13, "Permission denied"), ConfigError, "Set RAY_TMPDIR"),
+        (ZeroDivisionError("a bug"), ZeroDivisionError, "a bug"),
+    ],
+    ids=["too slow", "long path", "read-only", "anything else"],
+)
+def test_a_start_that_fails(
+    no_ray: None,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    expected: type[Exception],
+    message: str,
+) -> None:
+    def start(**options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("actors.cluster.start_cluster", start)
+    with pytest.raises(expected, match=message):
+        connect(None)
 
 
 @pytest.mark.ray
