@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: $(VENV)/.demo
 	$(BIN)/python -m bertvision_stream.run task=demo
 
-# Two processes at once: tests with Ray share a cluster, and wait more than they compute.
+# Two processes at once: tests with Ray share a cluster and wait much, the rest fills the gaps.
 test: $(VENV)/.demo $(VENV)/.test
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=none test-ray test-rest
 
@@ -19,7 +19,7 @@ test-ray:
 	$(BIN)/python -m pytest -m ray
 
 test-rest:
-	$(BIN)/python -m pytest -m "not ray"
+	nice $(BIN)/python -m pytest -m "not ray"
 
 # Without Ray and without training: seconds.
 test-fast: $(VENV)/.demo $(VENV)/.test

@@ -220,7 +220,8 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
     from bertvision_stream.models.backbone import Backbone
     from bertvision_stream.models.extract import BlockExtractor, validation_logits
     from bertvision_stream.models.job import Job
-    from bertvision_stream.modes.local import train_in_process
+    from bertvision_stream.models.prepare import FinetuneResult
+    from bertvision_stream.modes.local import LocalEngine, train_in_process
     from bertvision_stream.modes.study import run_study, subset_rows
     from bertvision_stream.stream.corpus import Corpus
     from bertvision_stream.training.head_job import HeadJob
@@ -254,6 +255,9 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
                 raise KeyboardInterrupt
             jobs.append(job)
             return super().run(job, *args, **options)
+
+        def fine_tune(self, *args: Any) -> FinetuneResult:
+            return LocalEngine().fine_tune(*args)  # Ray Train takes long to start
 
     def study_of(rows: TaskData, *, resume: bool) -> Study:
         path = tmp_path / "checkpoints" / "study.json"
