@@ -104,7 +104,7 @@ def _check_listens(address: str) -> None:
         address: `ray.address`; one without a port, such as `auto`, is left to Ray.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
+    if host and "://" not in host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=JOIN_SECONDS).close()
 
 
