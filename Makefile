@@ -6,17 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-ray test-rest test-fast lint clean
+.PHONY: demo test test-actors test-ray test-rest test-fast lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bertvision_stream.run task=demo
 
-# Two processes at once: tests with Ray share a cluster and wait much, the rest fills the gaps.
+# Three processes at once: tests with Ray wait much, in two clusters; the rest fills the gaps.
 test: $(VENV)/.demo $(VENV)/.test
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=none test-ray test-rest
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=none test-actors test-ray test-rest
+
+test-actors:
+	$(BIN)/python -m pytest -m ray tests/actors tests/tune
 
 test-ray:
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m ray --ignore=tests/actors --ignore=tests/tune
 
 test-rest:
 	nice $(BIN)/python -m pytest -m "not ray"

@@ -17,9 +17,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # What clusters of tests have, alike on every machine; Ray reads it when one is started.
 RESOURCES = {
     "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 2, "GPU": 0, "object_store_memory": 256 * 2**20}),
-    # Ray's workers give way to everything else by default, here to the tests without Ray.
-    "RAY_worker_niceness": "0",
 }
+# Ray's workers give way to everything else by default, here to the tests without Ray. Clusters of
+# processes that tests start inherit this.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session")
