@@ -18,8 +18,7 @@ from bertvision_stream.models.backbone import (
     load_tokenizer,
 )
 from bertvision_stream.models.extract import BlockExtractor
-from bertvision_stream.models.job import Job, TokenizedTask
-from bertvision_stream.models.prepare import PreparedBackbone
+from bertvision_stream.models.job import Job, PreparedBackbone, TokenizedTask
 from bertvision_stream.models.sources import MINILM, locate
 from bertvision_stream.modes.engine import ignore_checkpoint
 from bertvision_stream.modes.inputs import read_inputs

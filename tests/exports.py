@@ -16,7 +16,7 @@ from bertvision_stream.heads.shape import HeadShape, hidden_shape
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.models.export import backbone_source, export_model
 from bertvision_stream.models.finetuned_store import save_finetuned
-from bertvision_stream.models.prepare import PreparedBackbone
+from bertvision_stream.models.job import PreparedBackbone
 from bertvision_stream.report.model_card import render_card
 from bertvision_stream.settings.settings import dotted
 from bertvision_stream.settings.tasks import TASKS

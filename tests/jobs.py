@@ -12,8 +12,7 @@ from tiny import tiny_tokenizer
 from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import BackboneWeights
-from bertvision_stream.models.job import Job
-from bertvision_stream.models.prepare import PreparedBackbone
+from bertvision_stream.models.job import Job, PreparedBackbone
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import TRAIN

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from bertvision_stream.data.splits import TaskData
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.heads.shape import HeadShape
-from bertvision_stream.models.prepare import PreparedBackbone
+from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.corpus import Corpus
@@ -78,6 +79,31 @@ class PlannedJob(TokenizedTask):
         """One line for people: what was decided about memory."""
         codec = self.settings.extract.codec
         return describe_budget(self.plan, store_bytes=self.store_bytes, codec=codec)
+
+
+@dataclass(frozen=True)
+class PreparedBackbone:
+    """A classifier ready to be frozen.
+
+    Attributes:
+        weights: The parameters of the classifier.
+        folder: The folder on disk that holds it; None where `finetune.epochs=0` left the source as
+            it was.
+        seconds: What fine-tuning took in this run; 0 where it was found again.
+        classifier_trained: Whether its classification layer means anything.
+        scores: Its metrics by validation split, measured after the fine-tuning; empty without one.
+    """
+
+    weights: BackboneWeights
+    folder: Path | None
+    seconds: float
+    classifier_trained: bool
+    scores: Mapping[str, Mapping[str, float]]
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of all parameters."""
+        return sum(array.size for array in self.weights.arrays.values())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

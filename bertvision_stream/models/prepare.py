@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from bertvision_stream.models.backbone import (
 from bertvision_stream.models.extract import validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, content_hash
 from bertvision_stream.models.finetuned_store import find_finetuned, save_finetuned
+from bertvision_stream.models.job import PlannedJob, PreparedBackbone
 from bertvision_stream.models.sources import hub_commit
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.blocks import TRAIN
@@ -30,34 +31,6 @@ from bertvision_stream.utils.devices import pick_dtype
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.log import log
 from bertvision_stream.utils.units import format_seconds
-
-if TYPE_CHECKING:
-    from bertvision_stream.models.job import PlannedJob
-
-
-@dataclass(frozen=True)
-class PreparedBackbone:
-    """A classifier ready to be frozen.
-
-    Attributes:
-        weights: The parameters of the classifier.
-        folder: The folder on disk that holds it; None where `finetune.epochs=0` left the source as
-            it was.
-        seconds: What fine-tuning took in this run; 0 where it was found again.
-        classifier_trained: Whether its classification layer means anything.
-        scores: Its metrics by validation split, measured after the fine-tuning; empty without one.
-    """
-
-    weights: BackboneWeights
-    folder: Path | None
-    seconds: float
-    classifier_trained: bool
-    scores: Mapping[str, Mapping[str, float]]
-
-    @property
-    def num_parameters(self) -> int:
-        """The number of all parameters."""
-        return sum(array.size for array in self.weights.arrays.values())
 
 
 @dataclass(frozen=True)
@@ -75,7 +48,7 @@ class FinetuneResult:
     seconds: float
 
 
-FineTune = Callable[["PlannedJob", BackboneWeights, FinetuneOptions], FinetuneResult]
+FineTune = Callable[[PlannedJob, BackboneWeights, FinetuneOptions], FinetuneResult]
 """Fine-tunes a classifier on the training split of a job, and evaluates it: `Engine.fine_tune`."""
 
 
