@@ -1,5 +1,6 @@
 """The Ray cluster: starting or joining one, its resources, and waiting for them."""
 
+import errno
 import logging
 import os
 import signal
@@ -10,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.cluster_watch import watch_cluster
 from actors.ray_private import (
     dashboard_wants_token,
     resources_of_this_machine,
@@ -27,12 +30,34 @@ from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.utils.errors import ConfigError, StreamError
 from bertvision_stream.utils.log import log
 from bertvision_stream.utils.own_packages import worker_environment
-from bertvision_stream.utils.units import format_seconds
+from bertvision_stream.utils.units import format_bytes, format_seconds
 
 T = TypeVar("T")
 
 # Ray gives its own processes 30 seconds to start, which a busy machine exceeds now and then.
 START_ATTEMPTS = 4
+
+# The errors of a folder for temporary files that cannot be used. The path of a socket that is too
+# long comes without a number.
+UNUSABLE_FOLDER = {
+    None,
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+# Where Linux keeps memory that processes share.
+SHARED_MEMORY = Path("/dev/shm")
+
+# The smallest object store that is worth its place in memory: MiniLM's or BERT-base's weights and
+# some blocks. Where shared memory has less room, the store goes into a file.
+SMALLEST_STORE = 384 * 2**20
 
 # The time in which a cluster that is joined must accept a connection.
 JOIN_SECONDS = 5.0
@@ -78,6 +103,7 @@ def connect(address: str | None) -> None:
         given = f"RAY_ADDRESS={address} (an environment variable)"
     with preserve_sigterm():
         context = _join(address, given) if address else _start()
+    watch_cluster(own=not address)
     if context.dashboard_url:
         asks = " (it asks for what `ray get-auth-token` prints)" if dashboard_wants_token() else ""
         log.info("Ray's dashboard: http://%s%s", context.dashboard_url, asks)
@@ -113,23 +139,30 @@ def _start() -> Any:
 
     Raises:
         ConfigError: The folder for temporary files cannot be used.
-        StreamError: Ray did not start in time, in several attempts.
+        StreamError: Ray did not start in time, in several attempts, or failed in another way.
     """
     environment = worker_environment()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            return start_cluster(runtime_env=environment, logging_level=logging.ERROR)
-        except OSError as error:
-            folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-            raise ConfigError(
-                f"Ray cannot be started with its files in {folder}: {error}. Set RAY_TMPDIR to a "
-                f"folder with a short path that can be written and has some hundred MiB free: "
-                f"RAY_TMPDIR=/tmp"
-            ) from error
+            return start_cluster(
+                runtime_env=environment,
+                logging_level=logging.ERROR,
+                object_store_memory=own_store_bytes(warn=attempt == 1),
+            )
         except Exception as error:  # Ray raises no other type where its processes are too slow
-            if "timed out" not in str(error):
-                raise
             ray.shutdown()
+            folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+            if isinstance(error, OSError) and error.errno in UNUSABLE_FOLDER:
+                raise ConfigError(
+                    f"Ray cannot be started with its files in {folder}: {error}. Set RAY_TMPDIR to "
+                    f"a folder with a short path that can be written and has some hundred MiB "
+                    f"free: RAY_TMPDIR=/tmp"
+                ) from error
+            if "timed out" not in str(error):
+                raise StreamError(
+                    f"Ray could not be started on this machine: {_in_one_line(error)}. The logs of "
+                    f"its processes are in {folder}/ray/session_latest/logs"
+                ) from error
             log.warning(
                 "Ray did not start in time, attempt %d of %d: this machine is busy",
                 attempt,
@@ -139,6 +172,49 @@ def _start() -> Any:
         f"Ray did not start in {START_ATTEMPTS} attempts: this machine is too busy. Try again when "
         f"less else runs on it; with resume=true the same command goes on where it ended."
     )
+
+
+def own_store_bytes(*, warn: bool) -> int | None:
+    """The size of the object store of a cluster that we start; None leaves it to Ray.
+
+    Ray wants 30 % of the memory, and where shared memory has less room, as in a container, it puts
+    the store into a file on disk without a word. A smaller store in shared memory is taken instead.
+
+    Args:
+        warn: Whether to log that shared memory is small.
+    """
+    try:
+        shared = os.statvfs(SHARED_MEMORY)
+    except OSError:  # this system has none
+        return None
+    free = shared.f_bavail * shared.f_frsize
+    wanted = int(resources_of_this_machine()["object_store_memory"])
+    if wanted <= free:
+        return None
+    fits = int(0.95 * free)
+    enough = fits >= SMALLEST_STORE
+    if warn:
+        then = (
+            f"Ray's object store takes {format_bytes(fits)} and not the {format_bytes(wanted)} "
+            f"that it would take"
+            if enough
+            else "Ray's object store lies in a file, and hidden states may be written to disk"
+        )
+        log.warning(
+            "WARNING: %s has only %s free, so %s. A container gets more shared memory by "
+            "`docker run --shm-size=%dg` or, in Kubernetes, a memory volume at %s.",
+            SHARED_MEMORY,
+            format_bytes(free),
+            then,
+            -(-wanted // 2**30),
+            SHARED_MEMORY,
+        )
+    return fits if enough else None
+
+
+def _in_one_line(error: Exception) -> str:
+    """What an error says, without line breaks and the full stop."""
+    return " ".join(str(error).split()).removesuffix(".") or repr(error)
 
 
 @contextmanager
@@ -190,7 +266,7 @@ def planned_cluster(settings: TaskSettings) -> ClusterResources:
             num_cpus=int(found.get("CPU", 1)),
             num_gpus=int(found.get("GPU", 0)),
             num_nodes=1,
-            store_bytes=int(found["object_store_memory"]),
+            store_bytes=own_store_bytes(warn=True) or int(found["object_store_memory"]),
             memory_bytes=int(found.get("memory", 0)),
         )
     nodes = cluster.num_nodes if settings.plan.nodes == "auto" else settings.plan.nodes

@@ -80,6 +80,20 @@ def servers_on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+def kill_own_cluster() -> None:
+    """Kill the processes of the cluster that this process has started, without asking them.
+
+    Ray's own shutdown waits for processes that may be dead. Without this, those that live end by
+    themselves some time after this process.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private import worker
+
+        worker._global_node.kill_all_processes(  # type: ignore[attr-defined]
+            check_alive=False, allow_graceful=False
+        )
+
+
 def dashboard_wants_token() -> bool:
     """Whether the dashboard asks for a token; without this, no message mentions the token."""
     try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import ray
 from ray.exceptions import (
     ObjectLostError,
@@ -22,6 +23,7 @@ from bertvision_stream.stream.plan import DeliveryStatus
 from bertvision_stream.stream.stats import DeviceInfo, StreamStats
 from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.errors import StreamError, TrainerLostError
+from bertvision_stream.utils.mapped_files import disk_file_at
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +95,10 @@ def device_info(device: "torch.device", dtype: "torch.dtype") -> DeviceInfo:
     name = "bf16" if str(dtype) == "torch.bfloat16" else "fp32"
     node = ray.get_runtime_context().get_node_id()
     resources = next(n["Resources"] for n in ray.nodes() if n["NodeID"] == node)
-    return DeviceInfo(device.type, name, node, int(resources["object_store_memory"]))
+    store_bytes = int(resources["object_store_memory"])
+    # An array of this size lies in the object store, and is read where it lies.
+    array = ray.get(ray.put(np.zeros(2**20, np.uint8)))
+    return DeviceInfo(device.type, name, node, store_bytes, disk_file_at(array.ctypes.data))
 
 
 class LostBlockError(Exception):

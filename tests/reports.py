@@ -58,6 +58,7 @@ def report_on(task: str, *splits: SplitResult) -> RunReport:
             cache_bytes=1000 * 2**20,
             spilled_bytes=0,
             fallback_bytes=0,
+            store_file="",
             dump_bytes_avoided=2490 * 7 * 250 * 384 * 4,
         ),
         seconds=Seconds(total=62.3, finetune=35.1, stream=10.0),

@@ -127,7 +127,7 @@ def train_task(
         checkpoint=checkpoint,
         on_epoch=lambda state: save_checkpoint(folder.checkpoint, state.with_facts(run=facts)),
     )
-    if note := disk_note(outcome.store):
+    if note := disk_note(outcome):
         log.warning("\n%s\n", note)
     report = write_results(
         folder.path,

@@ -135,6 +135,8 @@ class StreamSummary:
         spilled_bytes: The bytes that Ray's object store spilled to disk. It is to be 0.
         fallback_bytes: The bytes that Ray's object store put into files mapped into memory. It is
             to be 0 as well.
+        store_file: The file on disk in which Ray keeps its object store; empty where memory holds
+            it, as it should.
         dump_bytes_avoided: The bytes that BERTVision's layout would have written to disk: every
             example padded to `max_length` tokens, all layers, 4 bytes a number.
     """
@@ -149,6 +151,7 @@ class StreamSummary:
     cache_bytes: int
     spilled_bytes: int
     fallback_bytes: int
+    store_file: str
     dump_bytes_avoided: int
 
 

@@ -244,10 +244,14 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     )
     on_disk = stream.spilled_bytes + stream.fallback_bytes
     full = " by Ray, whose object store was full: lower stream.budget" if on_disk else ""
+    written = (
+        f"hidden states passed through {stream.store_file}, in which Ray keeps its object store"
+        if stream.store_file
+        else f"{format_bytes(on_disk)} of hidden states written{full}"
+    )
     yield (
         "disk",
-        f"{format_bytes(on_disk)} of hidden states written{full}; "
-        f"BERTVision's dump would take {format_bytes(stream.dump_bytes_avoided)}",
+        f"{written}; BERTVision's dump would take {format_bytes(stream.dump_bytes_avoided)}",
     )
     yield "time", f"{format_seconds(report.seconds.total)} in all"
     for note in report.notes:

@@ -28,7 +28,6 @@ from bertvision_stream.report.text import render_markdown
 from bertvision_stream.settings.settings import dotted
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.cost_model import dump_bytes
-from bertvision_stream.stream.stats import StoreStats
 from bertvision_stream.training.fit import HeadResult
 from bertvision_stream.training.objectives.base import PredictorScores
 from bertvision_stream.training.objectives.factory import make_objective
@@ -176,6 +175,7 @@ def _stream_summary(job: Job, outcome: StreamOutcome) -> StreamSummary:
         cache_bytes=stats.cache_bytes,
         spilled_bytes=outcome.store.spilled_bytes,
         fallback_bytes=outcome.store.fallback_bytes,
+        store_file=outcome.store_file,
         dump_bytes_avoided=dump_bytes(
             sum(store.num_examples for store in job.corpus.stores.values()),
             num_layers=job.shape.num_layers,
@@ -192,7 +192,7 @@ def _notes(job: Job, outcome: StreamOutcome, search: SearchSummary | None) -> tu
         notes.append(
             "BERT's own classifier is untrained (finetune.epochs=0): its row is by chance."
         )
-    if note := disk_note(outcome.store):
+    if note := disk_note(outcome):
         notes.append(note)
     notes += [f"{death}; it was started again" for death in outcome.deaths]
     notes.append(f"the backbone ran on {outcome.extractor}, the head on {outcome.trainer}")
@@ -258,8 +258,16 @@ def _with_stages(
     return replace(report, seconds=replace(report.seconds, total=total, stages=kept))
 
 
-def disk_note(store: StoreStats) -> str:
+def disk_note(outcome: StreamOutcome) -> str:
     """What to say where hidden states may have gone to disk; empty where they did not."""
+    store = outcome.store
+    if outcome.store_file:
+        return (
+            f"WARNING: Ray's object store lies in a file on disk ({outcome.store_file}), since "
+            f"/dev/shm is too small: hidden states passed through that file. Give the machine more "
+            f"shared memory: `docker run --shm-size=...` or, in Kubernetes, a memory volume at "
+            f"/dev/shm."
+        )
     if not store.spilled_bytes and not store.fallback_bytes:
         return ""
     return (

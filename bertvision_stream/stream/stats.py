@@ -14,12 +14,15 @@ class DeviceInfo:
         dtype: The dtype of products, `bf16` or `fp32`.
         node: Ray's id of the node.
         store_bytes: The capacity of that node's object store, in bytes.
+        store_file: The file on disk that holds that object store; empty where memory holds it, as
+            it should.
     """
 
     device: str
     dtype: str
     node: str
     store_bytes: int
+    store_file: str = ""
 
     def __str__(self) -> str:
         return f"{self.device} in {self.dtype}"

@@ -45,6 +45,11 @@ class StreamOutcome:
     epoch_seconds: tuple[float, ...]
 
     @property
+    def store_file(self) -> str:
+        """The file on disk that holds an object store of this stream; empty where memory does."""
+        return self.extractor.store_file or self.trainer.store_file
+
+    @property
     def seconds(self) -> float:
         """The wall time of all epochs together."""
         return sum(self.epoch_seconds)

@@ -12,7 +12,7 @@ import ray
 from jobs import listening
 from ray._private.services import psutil  # Ray carries it
 
-from actors.cluster import JOIN_SECONDS, START_ATTEMPTS, connect, preserve_sigterm
+from actors.cluster import JOIN_SECONDS, START_ATTEMPTS, connect, own_store_bytes, preserve_sigterm
 from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.utils.errors import ConfigError, StreamError
 
@@ -40,6 +40,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this process were not connected to the cluster that tests share."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr("actors.cluster.watch_cluster", lambda own: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
@@ -97,9 +98,11 @@ def test_a_slow_start_is_tried_again(no_ray: None, monkeypatch: pytest.MonkeyPat
         (SLOW, StreamError, f"Ray did not start in {START_ATTEMPTS} attempts: .* is too busy"),
         (OSError("AF_UNIX path length cannot exceed 107 bytes"), ConfigError, "Set RAY_TMPDIR"),
         (PermissionError(13, "Permission denied"), ConfigError, "Set RAY_TMPDIR"),
-        (ZeroDivisionError("a bug"), ZeroDivisionError, "a bug"),
+        (OSError(28, "No space left on device"), ConfigError, "Set RAY_TMPDIR"),
+        (OSError(98, "Address already in use"), StreamError, "could not be started.*in use. The"),
+        (RuntimeError("no port\n is free."), StreamError, "machine: no port is free. The logs of"),
     ],
-    ids=["too slow", "long path", "read-only", "anything else"],
+    ids=["too slow", "long path", "read-only", "full", "a port", "anything else"],
 )
 def test_a_start_that_fails(
     no_ray: None,
@@ -114,6 +117,32 @@ def test_a_start_that_fails(
     monkeypatch.setattr("actors.cluster.start_cluster", start)
     with pytest.raises(expected, match=message):
         connect(None)
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "store_mib", "said"),
+    [
+        (4096, None, []),
+        (1000, 950, ["takes 950 MiB and not the 2.0 GiB"]),
+        (64, None, ["in a file"]),
+    ],
+    ids=["enough", "less", "next to none, as Docker gives"],
+)
+def test_little_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, free_mib: int, store_mib: int | None, said: list[str]
+) -> None:
+    shared = SimpleNamespace(f_bavail=free_mib * 256, f_frsize=4096)
+    monkeypatch.setattr("actors.cluster.os.statvfs", lambda path: shared)
+    found = {"object_store_memory": 2 * 2**30}
+    monkeypatch.setattr("actors.cluster.resources_of_this_machine", lambda: found)
+    lines: list[str] = []
+    with listening(lines.append):
+        store = own_store_bytes(warn=True)
+    assert store == (store_mib and store_mib * 2**20)
+    assert len(lines) == len(said)
+    for line, part in zip(lines, said, strict=True):
+        assert part in line
+        assert "--shm-size=2g" in line
 
 
 @pytest.mark.ray
