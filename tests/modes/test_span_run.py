@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -67,7 +64,9 @@ def test_streamed_windows_have_the_numbers_of_one_process(cluster: ClusterResour
     assert (outcome.bert_logits["validation"] == bert).all()
 
 
-def test_a_search_and_the_training_of_the_best_from_rows_to_results(tmp_path: Path) -> None:
+def test_a_search_and_the_training_of_the_best_from_rows_to_results(
+    cluster: ClusterResources, tmp_path: Path
+) -> None:
     train = generated_rows(120, seed=0)
     validation = generated_rows(40, seed=1, prefix="v")
     rows = write_squad(tmp_path / "rows", train, validation)
@@ -89,14 +88,7 @@ def test_a_search_and_the_training_of_the_best_from_rows_to_results(tmp_path: Pa
         "evaluate.ensemble=max",
         "run_name=one",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "bertvision_stream.run", *keys, *search],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_here(tmp_path, *keys, *search)
     assert done.returncode == 0, done.stderr
     assert "train: 120 questions in " in done.stdout
     assert "Questions with and without an answer" in done.stdout
