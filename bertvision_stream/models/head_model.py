@@ -55,7 +55,7 @@ class AdapterPoolerModel(PreTrainedModel):
     """The auto class of the backbone."""
     per_token: ClassVar[bool] = False
     """Whether every token has logits, and not every example."""
-    _keep_in_fp32_modules_strict = ["head"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict: set[str] | list[str] | None = ["head"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
