@@ -44,23 +44,27 @@ def cautions_on_split(
 def _other_spread(
     task: Task, split: Split, result: SplitResult, scores: PredictorScores
 ) -> Iterator[str]:
-    """A warning for each predictor whose numbers are of another scale than the labels."""
+    """Warnings where predicted numbers are of another scale than the labels."""
     of_labels = float(np.ptp(split.labels)) if len(split) else 0.0
+    if of_labels == 0:
+        return
+    found: dict[str, list[str]] = {}
     for name, values in scores.by_name().items():
-        span = float(np.ptp(values)) if len(values) else 0.0
-        if span * _OTHER_SCALE <= of_labels and of_labels > 0:
+        span = float(np.ptp(values))
+        if span * _OTHER_SCALE <= of_labels:
             what = "are practically one number"
-        elif span > of_labels * _OTHER_SCALE and of_labels > 0:
+        elif span > of_labels * _OTHER_SCALE:
             what = "vary without regard to the labels"
         else:
             continue
-        listed = ", ".join(
-            f"{metric} {result.by_predictor()[name][metric]:.4f}" for metric in task.metrics
-        )
+        metrics = result.by_predictor()[name]
+        listed = ", ".join(f"{metric} {metrics[metric]:.4f}" for metric in task.metrics)
+        ends = f"{np.min(values):.7g} to {np.max(values):.7g}"
+        found.setdefault(what, []).append(f"{PREDICTORS[name]} {span:.4g} ({ends}; {listed})")
+    for what, spans in found.items():
         yield (
-            f"WARNING: on {split.name} the predictions of {PREDICTORS[name]} {what}: they span "
-            f"{span:.4g} ({np.min(values):.7g} to {np.max(values):.7g}) where the labels span "
-            f"{of_labels:.4g}. Correlations do not see this ({listed}). Bring the labels to a "
+            f"WARNING: predictions on {split.name} {what}. The labels span {of_labels:.4g}, and "
+            f"those of {', '.join(spans)}: a correlation does not see this. Bring the labels to a "
             f"spread of about 1 before training, for instance divided by "
             f"{float(np.std(split.labels)):.2g}"
         )

@@ -31,16 +31,18 @@ def test_predictions_of_a_thousandth_of_the_labels_spread(scale: float, shrink: 
     notes = cautions(labels, 7 * scale + NUMBERS * scale * shrink)
     assert len(notes) == (shrink < 1e-3)
     for note in notes:
-        assert note.startswith("WARNING: on validation the predictions of head are practically one")
+        assert note.startswith("WARNING: predictions on validation are practically one number. ")
+        assert "those of head " in note
         assert "pearson 0.8300" in note
-        assert f"where the labels span {np.ptp(labels.astype(np.float32)):.4g}" in note
+        assert f"The labels span {np.ptp(labels.astype(np.float32)):.4g}" in note
 
 
 def test_every_predictor_that_is_one_number_is_named():
-    notes = cautions(1e6 * NUMBERS, np.ones(200), bert=np.full(200, 618496.0))
-    assert ["of BERT are" in note for note in notes] == [True, False]
-    assert "618496 to 618496" in notes[0]
-    assert f"divided by {1e6 * np.std(NUMBERS):.2g}" in notes[0]
+    (note,) = cautions(1e6 * NUMBERS, np.ones(200), bert=np.full(200, 618496.0))
+    assert "those of BERT 0 (618496 to 618496; pearson 0.5000" in note
+    assert ", head 0 (1 to 1; pearson 0.8300" in note
+    assert "ensemble" not in note
+    assert f"divided by {1e6 * np.std(NUMBERS):.2g}" in note
 
 
 def test_predictions_that_vary_a_thousand_times_as_much_as_the_labels():
