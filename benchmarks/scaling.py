@@ -322,6 +322,7 @@ TABLES = (
 def _epoch(layout: Layout, *, first: bool) -> str:
     """Its seconds, and the stage that bounds it."""
     epoch = layout.epoch(first=first)
+    assert epoch.bottleneck is not None  # a layout knows the speed of its heads
     return f"{_short(epoch.total)} {LETTERS[epoch.bottleneck]}"
 
 

@@ -56,6 +56,7 @@ def export_tiny(
     model_type: str = "bert",
     seed: int = 0,
     finetuned_here: bool = True,
+    classifier_trained: bool = True,
 ) -> Exported:
     """Leave an untrained head on an untrained classifier as a finished run would.
 
@@ -68,6 +69,7 @@ def export_tiny(
         model_type: Of the classifier.
         seed: Of the weights.
         finetuned_here: Whether the run has fine-tuned the backbone, and not taken it as it was.
+        classifier_trained: Whether its classifier means anything.
     """
     facts = TASKS.get(task) or custom_task(("cats", "dogs"), ("text",), "about")
     settings = task_settings(task, f"data.max_length={MAX_LENGTH}", f"seed={seed}", *overrides)
@@ -95,7 +97,7 @@ def export_tiny(
     report = report_on("rte", split_result("validation", 100, **scores))
     report = replace(report, task=facts, settings=dotted(settings.model_dump()))
     stored = exported.backbone_folder if finetuned_here else None
-    backbone = PreparedBackbone(weights, stored, 0.0, True, {})
+    backbone = PreparedBackbone(weights, stored, 0.0, classifier_trained, {})
     source = backbone_source(exported.folder, settings, backbone)
     export_model(
         exported.folder,

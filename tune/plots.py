@@ -67,7 +67,6 @@ def draw_hyperparameters(search: Search) -> Figure:
         positions = _x_positions(axes, key, search)
         for trial in search.trials:
             _mark(axes, positions[trial.number], trial, best=trial is best)
-        axes.set_xlabel(key)
     for axes in grid[len(keys) :]:
         axes.set_visible(False)
     for axes in grid[::columns]:
@@ -139,7 +138,8 @@ def _score_label(search: Search) -> str:
 def _x_positions(axes: Axes, key: str, search: Search) -> dict[int, float]:
     """Prepare the x axis for a searched key.
 
-    A range is drawn to scale, logarithmic where the search is. Choices stand side by side.
+    A range is drawn to scale, logarithmic where the search is. Choices stand side by side, and
+    trials with the same choice a little apart, which the label of the axis says.
 
     Returns:
         The x position of each trial, by the number of the trial.
@@ -152,6 +152,7 @@ def _x_positions(axes: Axes, key: str, search: Search) -> dict[int, float]:
             axes.set_xlim(*_with_margin(dimension))
             if dimension.log:
                 axes.set_xscale("log")
+        axes.set_xlabel(key)
         return {number: float(value) for number, value in values.items()}
     listed = dimension.values if isinstance(dimension, Choice) else dict.fromkeys(values.values())
     places = {value: float(place) for place, value in enumerate(listed)}
@@ -161,7 +162,8 @@ def _x_positions(axes: Axes, key: str, search: Search) -> dict[int, float]:
         fontsize=8 if len(places) > 4 else None,
     )
     axes.set_xlim(-0.5, len(places) - 0.5)
-    # Trials with the same choice stand a little apart, as they would otherwise hide each other.
+    axes.set_xlabel(f"{key}\n(points of one choice are spread sideways)")
+    # They would otherwise hide each other.
     return {
         number: places.get(value, math.nan) + 0.05 * (number % 7 - 3)
         for number, value in values.items()

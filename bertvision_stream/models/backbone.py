@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from bertvision_stream.heads.shape import hidden_shape
+from bertvision_stream.models.last_layers import cast_encoder, compute_in_fp32
 from bertvision_stream.utils.devices import attention_of_any_shape
 from bertvision_stream.utils.errors import BackboneError
 from bertvision_stream.utils.hashing import hash_contents
@@ -237,11 +238,12 @@ class Backbone:
         model: A transformers sequence classifier or question-answering model; it is moved and cast
             in place.
         device: Where to compute.
-        dtype: bf16 or fp32.
+        dtype: The dtype of the encoder, bf16 or fp32; pooler and classifier compute in fp32.
     """
 
     def __init__(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype):
-        nn.Module.to(model, device=device, dtype=dtype)  # transformers' own `to` hides its types
+        cast_encoder(model, device=device, dtype=dtype)
+        compute_in_fp32(model)
         self.model = model.eval().requires_grad_(False)
         self.device = device
         self.dtype = dtype

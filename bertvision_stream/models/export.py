@@ -11,12 +11,12 @@ import torch
 from safetensors.numpy import save
 from transformers import PreTrainedTokenizerBase
 
-from bertvision_stream.models.backbone import BackboneWeights, problem_type
+from bertvision_stream.models.backbone import problem_type
 from bertvision_stream.models.finetuned_store import save_tokenizer
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.models.head_model import WEIGHTS_FILE, model_class
 from bertvision_stream.models.job import PreparedBackbone
-from bertvision_stream.models.linked_backbone import encoder_fingerprint
+from bertvision_stream.models.linked_backbone import fingerprint
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.files import replacing_folder, write_bytes, write_text
@@ -48,7 +48,7 @@ def export_model(
     Raises:
         OutputError: The folder cannot be written.
     """
-    config = _config(settings, task, backbone.weights)
+    config = _config(settings, task, backbone)
     config.backbone_source = backbone_source(folder, settings, backbone)
     weights = {f"head.{name}": tensor.numpy() for name, tensor in head.items()}
     if config.backbone_source is None:
@@ -85,12 +85,12 @@ def backbone_source(folder: Path, settings: TaskSettings, backbone: PreparedBack
     return str(given.resolve()) if given.is_dir() else settings.backbone.name
 
 
-def _config(settings: TaskSettings, task: Task, backbone: BackboneWeights) -> AdapterPoolerConfig:
+def _config(settings: TaskSettings, task: Task, backbone: PreparedBackbone) -> AdapterPoolerConfig:
     cls = model_class(per_token=task.per_token)
     config = AdapterPoolerConfig(
         head=settings.head.model_dump(),
         max_tokens=settings.data.max_length,
-        backbone_config=backbone.config,
+        backbone_config=backbone.weights.config,
         task=task.name,
         seed=settings.seed,
         id2label=dict(enumerate(task.output_names)),
@@ -103,6 +103,9 @@ def _config(settings: TaskSettings, task: Task, backbone: BackboneWeights) -> Ad
     # On the meta device the model has shapes and no memory: only its parameters' prefix is needed.
     with torch.device("meta"):
         prefix = cls(config).backbone.base_model_prefix
-    config.backbone_fingerprint = encoder_fingerprint(backbone.arrays, prefix)
+    # Without training the seed makes the classifier, and other versions of torch another one.
+    config.backbone_fingerprint = fingerprint(
+        backbone.weights.arrays, encoder=None if backbone.classifier_trained else prefix
+    )
     config.architectures = [cls.__name__]
     return config

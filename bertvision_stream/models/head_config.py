@@ -24,7 +24,8 @@ class AdapterPoolerConfig(PreTrainedConfig):
         backbone_source: Where the backbone's weights are: a hub id, `minilm`, or a folder, one that
             begins with a dot being relative to the model's. None: with the head's.
         backbone_revision: The branch, tag or commit of a hub id.
-        backbone_fingerprint: A hash of the encoder's weights that the head was trained on.
+        backbone_fingerprint: A hash of the weights of the backbone that the head was trained on;
+            of its encoder's alone where its classifier is untrained.
         task: The name of the task that the head was trained on.
         seed: Initialises the head, and the backbone's classifier where its source has none.
         kwargs: Arguments of `PreTrainedConfig`.

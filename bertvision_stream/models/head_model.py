@@ -28,6 +28,7 @@ from transformers.modeling_outputs import (
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape, hidden_shape
 from bertvision_stream.models.head_config import AdapterPoolerConfig
+from bertvision_stream.models.last_layers import compute_in_fp32
 from bertvision_stream.settings.settings import HeadSettings
 from bertvision_stream.utils.errors import BackboneError
 
@@ -44,7 +45,8 @@ PADDING_LOGIT = -10_000.0
 class AdapterPoolerModel(PreTrainedModel):
     """A backbone with its own classifier and a head on the hidden states of all its layers.
 
-    The head's weights stay in fp32 whatever the dtype of the backbone, as in training.
+    The head's weights stay in fp32 whatever the dtype of the backbone, as in training, and so do
+    those of the backbone's own pooler and classifier.
     """
 
     config_class = AdapterPoolerConfig
@@ -53,7 +55,7 @@ class AdapterPoolerModel(PreTrainedModel):
     """The auto class of the backbone."""
     per_token: ClassVar[bool] = False
     """Whether every token has logits, and not every example."""
-    _keep_in_fp32_modules_strict = ["head"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict: set[str] | list[str] | None = ["head"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -65,6 +67,9 @@ class AdapterPoolerModel(PreTrainedModel):
         self.backbone = self.backbone_class.from_config(config.backbone_config)  # type: ignore[attr-defined]
         self.head = Head(HeadSettings.model_validate(config.head), shape, seed=config.seed)
         self.post_init()
+        in_fp32 = {f"backbone.{name}" for name in compute_in_fp32(self.backbone)}
+        # Now that `post_init` has added those of the backbone's class.
+        self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *in_fp32}
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing to do: a head initialises itself, and so does the backbone."""
@@ -205,7 +210,7 @@ class AdapterPoolerOutput(SequenceClassifierOutput):
     """As every classifier's, and the logits of BERT's own classifier.
 
     Attributes:
-        backbone_logits: [B, C], in the backbone's dtype.
+        backbone_logits: [B, C], in fp32.
     """
 
     backbone_logits: torch.FloatTensor | None = None
@@ -261,7 +266,7 @@ class AdapterPoolerSpanOutput(QuestionAnsweringModelOutput):
     """As every question-answering model's, and the logits of BERT's own layer.
 
     Attributes:
-        backbone_start_logits: [B, S], in the backbone's dtype, also at padding.
+        backbone_start_logits: [B, S], in fp32, also at padding.
         backbone_end_logits: [B, S], likewise.
     """
 

@@ -41,25 +41,30 @@ def load_linked_backbone(
         seed=config.seed,
     )
     weights = backbone.state_dict()
-    found = encoder_fingerprint(weights, backbone.base_model_prefix)
-    if config.backbone_fingerprint not in (None, found):
+    expected = config.backbone_fingerprint
+    prefix = backbone.base_model_prefix
+    # The encoder's alone: of a classifier that was never trained, and of models of older versions.
+    found = [fingerprint(weights, encoder=encoder) for encoder in (None, prefix)]
+    if expected is not None and expected not in found:
         raise BackboneError(
-            f"{model} refers to the backbone {source}, but the weights there are not those that "
-            f"its head was trained on (fingerprint {found}, not {config.backbone_fingerprint})"
+            f"{model} refers to the backbone {source}, but the weights there (encoder, pooler and "
+            f"classifier) are not those that its head was trained on (fingerprint {found[0]}, not "
+            f"{expected})"
         )
     return weights
 
 
-def encoder_fingerprint(weights: Mapping[str, Any], base_model_prefix: str) -> str:
-    """A hash of the weights that hidden states depend on.
+def fingerprint(weights: Mapping[str, Any], *, encoder: str | None = None) -> str:
+    """A hash of a classifier's weights.
 
     Args:
-        weights: The state dict of a classifier, of arrays or of tensors on the CPU.
-        base_model_prefix: What the names of the encoder's weights begin with.
+        weights: The state dict, of arrays or of tensors on the CPU.
+        encoder: What the names of the encoder's weights begin with, to hash only those that hidden
+            states depend on; None hashes all, pooler and classifier included.
     """
-    of_encoder = (
+    hashed = (
         (name, weight)
         for name, weight in sorted(weights.items())
-        if name.startswith(f"{base_model_prefix}.") and ".pooler." not in name
+        if encoder is None or (name.startswith(f"{encoder}.") and ".pooler." not in name)
     )
-    return hash_contents(chain.from_iterable(of_encoder))
+    return hash_contents(chain.from_iterable(hashed))

@@ -127,7 +127,8 @@ def evaluate_classifier(
     """Take the parameters of a fine-tuned classifier, then evaluate it as it will be frozen.
 
     Args:
-        model: The classifier in fp32; it is cast in place to the precision of forward passes.
+        model: The classifier in fp32; its encoder is cast in place to the precision of forward
+            passes.
         corpus: The validation splits.
         task: What is learned.
         options: Says the precision.

@@ -88,6 +88,7 @@ def predict(prediction: Prediction, folder: Path, *, source: str) -> dict[str, s
         os.environ.setdefault(name, value)
     # These import torch, which reads the environment then.
     from bertvision_stream.modes.scoring import Scorer
+    from bertvision_stream.report.cautions import cautions_on_split
     from bertvision_stream.report.predictions import write_predictions
 
     start = time.perf_counter()
@@ -103,6 +104,8 @@ def predict(prediction: Prediction, folder: Path, *, source: str) -> dict[str, s
         log.info("%s: %s: %s", name, store.describe(run.settings.data.max_length), path)
         if rows.labelled:
             splits.append(SplitResult.of(split, scores, scorer.objective, store))
+            for note in cautions_on_split(task, split, splits[-1], scores):
+                log.info("note: %s", note)
         if file := file_name(task, name):
             files[file] = render_file(task, scores.by_name()[source], rows.index)
             write_text(folder / file, files[file])

@@ -194,8 +194,8 @@ def _numbers(report: RunReport) -> str:
     return (
         f"{trained}Loaded as it is, in fp32, the model gives the run's logits up to the rounding "
         "of bf16 where the run used that, and of `extract.codec=int8` where it did; with "
-        "`dtype=torch.bfloat16` the backbone computes in bf16, and the head keeps its weights in "
-        "fp32."
+        "`dtype=torch.bfloat16` the encoder computes in bf16, and the backbone's own last layers "
+        "and the head stay in fp32."
     )
 
 

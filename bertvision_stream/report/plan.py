@@ -289,13 +289,16 @@ def _stages(plan: RunPlan) -> Table:
 def _estimated(plan: RunPlan) -> list[tuple[str, str]]:
     """What follows from the speeds, as subjects and facts."""
     speeds, first, later, epochs = plan.speeds, plan.first, plan.later, plan.job.plan.num_epochs
-    where = f"{first.bottleneck} in the first epoch, {later.bottleneck} in later ones"
+    known = first.bottleneck is not None
+    where = f"{first.bottleneck} in the first epoch, {later.bottleneck} in later ones (*)"
     if epochs == 1 or first.bottleneck == later.bottleneck:
-        where = f"{first.bottleneck} in every epoch"
+        where = f"{first.bottleneck} in every epoch (*)"
+    if not known:
+        where = "not known, as the heads may be slower than all else"
     facts = {
-        "bottleneck": f"{where} (*)",
-        "streaming": f"about {format_seconds(plan.stream_seconds)} for {_many(epochs, 'epoch')}, "
-        f"besides the start of Ray and its actors",
+        "bottleneck": where,
+        "streaming": f"{'about' if known else 'at least'} {format_seconds(plan.stream_seconds)} "
+        f"for {_many(epochs, 'epoch')}, besides the start of Ray and its actors",
     }
     if plan.finetune_seconds:
         facts["fine-tuning"] = (

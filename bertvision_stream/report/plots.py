@@ -144,9 +144,10 @@ def _mark_chosen(axes: Axes, epoch: int, value: float) -> None:
 
 def draw_layers(head: HeadSummary, title: str) -> Figure:
     """The shares of the layers in the scalar mix, and in the norm of the adapters' output."""
+    rows = f"{head.adapter_rows:,} validation row{'s' * (head.adapter_rows != 1)}"
     panels = {
         "share of the scalar mix (softmax weight)": head.mix_weights,
-        "share of the adapters' output norm": head.adapter_shares,
+        f"share of the adapters' output norm\n(over the tokens of {rows})": head.adapter_shares,
     }
     panels = {label: shares for label, shares in panels.items() if shares}
     count = max(map(len, panels.values()))

@@ -71,6 +71,7 @@ class HeadSummary:
         mix_gamma: The scale of the mix; None for a head without one.
         adapter_shares: The share of each layer in the norm of the adapters' output on validation
             tokens; empty for a head without adapters. Layer 0 is the embeddings.
+        adapter_rows: The number of validation rows (of SQuAD, windows) whose tokens these are.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class HeadSummary:
     mix_weights: tuple[float, ...] = ()
     mix_gamma: float | None = None
     adapter_shares: tuple[float, ...] = ()
+    adapter_rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -271,25 +272,57 @@ def _notes(study: Study) -> list[str]:
 
 
 def _enough(study: Study) -> list[str]:
-    """How much data each predictor needs for most of its score, by amount of fine-tuning."""
+    """How much data each predictor needs for most of its score, by amount of fine-tuning.
+
+    Nothing is said of a predictor whose score does not grow with the rows beyond what chance does.
+    """
     if len(study.fractions) < 2:
         return []
     largest, notes = study.fractions[-1], []
     for epochs in study.finetune_epochs:
-        enough = []
+        enough, unclear = [], []
         for name in _predictors(study):
             if name == HEAD_ON_ALL and epochs == 0:  # It is the same head as HEAD.
                 continue
-            means = {f: s.mean for (e, f), s in study.spreads(name).items() if e == epochs}
-            if means.get(largest, 0) > 0:
-                least = min(f for f, mean in means.items() if mean >= NEARLY_ALL * means[largest])
-                enough.append(f"{name} {least:g}")
+            spreads = {f: s for (e, f), s in sorted(study.spreads(name).items()) if e == epochs}
+            if len(spreads) < 2 or largest not in spreads:
+                continue
+            if not _grows(list(spreads.values())):
+                unclear.append(name)
+            elif (all_rows := spreads[largest].mean) > 0:
+                # A share that reaches it where a larger one does not has reached it by chance.
+                lacking = [f for f, s in spreads.items() if s.mean < NEARLY_ALL * all_rows]
+                least = min(f for f in spreads if f > max(lacking, default=0))
+                enough.append(f"{name} {least:g}{'' if lacking else ' or less'}")
+        before = f"{epochs:g} epochs of fine-tuning: "
         if enough:
+            one = len(study.seeds) == 1
             notes.append(
-                f"{epochs:g} epochs of fine-tuning: the smallest share of the rows that reaches "
-                f"{NEARLY_ALL:.0%} of the score with {largest:g} is for {', '.join(enough)}"
+                f"{before}the smallest share of the rows that reaches {NEARLY_ALL:.0%} of the "
+                f"score with {largest:g} is for {', '.join(enough)}"
+                + ("; this is of one seed, so chance may have a part in it" if one else "")
+            )
+        if unclear:
+            notes.append(
+                f"{before}how much data is enough cannot be said for {', '.join(unclear)}, whose "
+                f"score does not grow with the rows beyond chance"
             )
     return notes
+
+
+def _grows(spreads: Sequence[MeanStd]) -> bool:
+    """Whether the last score is above the first by more than chance moves scores.
+
+    Chance is seen where more rows score lower, and in the deviations over the seeds.
+
+    Args:
+        spreads: The scores with ascending fractions of the rows, at least two.
+    """
+    means = [spread.mean for spread in spreads]
+    drop = max(a - b for i, a in enumerate(means[:-1]) for b in means[i + 1 :])
+    variances = [(s.deviation or 0.0) ** 2 / s.seeds for s in (spreads[0], spreads[-1])]
+    # Two standard errors of a difference of means.
+    return means[-1] - means[0] > max(drop, 2 * math.sqrt(sum(variances)))
 
 
 def write_study_plots(study: Study, task: Task, folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from bertvision_stream import __version__
 from bertvision_stream.heads.head import Head
 from bertvision_stream.models.export import backbone_source, export_model
 from bertvision_stream.models.job import Job
+from bertvision_stream.report.cautions import cautions_on_split, rising_loss
 from bertvision_stream.report.model_card import render_card
 from bertvision_stream.report.predictions import write_predictions
 from bertvision_stream.report.records import (
@@ -29,6 +30,7 @@ from bertvision_stream.settings.settings import dotted
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.cost_model import dump_bytes
 from bertvision_stream.training.fit import HeadResult
+from bertvision_stream.training.head_training import num_measured
 from bertvision_stream.training.objectives.base import PredictorScores
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.training.objectives.span import score_spans
@@ -101,7 +103,7 @@ def write_results(
             "python": sys.version.split()[0],
             **{name: version(name) for name in ("ray", "torch", "transformers")},
         },
-        notes=_notes(job, outcome, search),
+        notes=(*_notes(job, outcome, search), *_cautions(job, head, splits, scores)),
         search=search,
     )
     for split in job.data.validation:
@@ -139,6 +141,7 @@ def _head_summary(job: Job, result: HeadResult) -> HeadSummary:
         mix_weights=tuple(mix.weights.softmax(0).tolist()) if mix else (),
         mix_gamma=mix.gamma.item() if mix else None,
         adapter_shares=result.adapter_shares,
+        adapter_rows=num_measured(job.corpus) if result.adapter_shares else 0,
     )
 
 
@@ -203,6 +206,18 @@ def _notes(job: Job, outcome: StreamOutcome, search: SearchSummary | None) -> tu
             f"{format_seconds(search.seconds)} on {search.examples:,} training examples: {values}"
         )
     return tuple(notes)
+
+
+def _cautions(
+    job: Job,
+    head: HeadResult,
+    splits: Sequence[SplitResult],
+    scores: Mapping[str, PredictorScores],
+) -> Iterator[str]:
+    for split, result in zip(job.data.validation, splits, strict=True):
+        yield from cautions_on_split(job.task, split, result, scores[split.name])
+    if note := rising_loss(head.history, job.settings.train.patience):
+        yield note
 
 
 def _write_plots(

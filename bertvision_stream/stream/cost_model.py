@@ -121,14 +121,15 @@ class EpochSeconds:
         transfer: The time in which the busiest link of the network is busy.
         heads: The time in which one trainer is busy; None if its speed is unknown.
         total: The time of the epoch, in which the stages overlap.
-        bottleneck: The stage that the others wait for.
+        bottleneck: The stage that the others wait for; None if the speed of the heads is unknown,
+            which often are the slowest.
     """
 
     extraction: float
     transfer: float
     heads: float | None
     total: float
-    bottleneck: Stage
+    bottleneck: Stage | None
 
 
 def epoch_seconds(work: EpochWork, speeds: Speeds) -> EpochSeconds:
@@ -150,7 +151,8 @@ def epoch_seconds(work: EpochWork, speeds: Speeds) -> EpochSeconds:
     total = max(stages.values())
     if cores:
         total = max(total, (extract_work + speeds.trainers * stages["heads"]) / cores)
-    bottleneck = max(stages, key=lambda stage: stages[stage])
+    slowest = max(stages, key=lambda stage: stages[stage])
+    bottleneck = None if heads is None else slowest
     return EpochSeconds(stages["extraction"], stages["transfer"], heads, total, bottleneck)
 
 

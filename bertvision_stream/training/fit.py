@@ -54,9 +54,9 @@ class HeadResult:
 class HeadFit:
     """One head with its optimiser, schedule and results.
 
-    AdamW without decay on one-dimensional parameters (biases, mixing weights), a linear warm-up and
-    a linear decay to zero. Depends on the batches it is given and on nothing else, so that its
-    numbers are the same alone or among others, in one process or at the end of a stream.
+    AdamW without decay on biases and mixing weights, a linear warm-up and a linear decay to zero.
+    Depends on the batches it is given and on nothing else, so that its numbers are the same alone
+    or among others, in one process or at the end of a stream.
 
     Args:
         head: The head, which is moved to `device`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ ADAPTERS_MEASURED_ON = 8
 # Columns of one matrix product, the adapters of all its heads side by side. Twice as many are no
 # faster (3 %), and narrower products are what several threads can share evenly.
 COLUMNS_TOGETHER = 512
+
+
+def num_measured(corpus: Corpus) -> int:
+    """The number of validation rows on which adapters are measured, see `ADAPTERS_MEASURED_ON`."""
+    blocks = map(corpus.block, corpus.validation_keys)
+    return sum(math.ceil(block.num_examples / ADAPTERS_MEASURED_ON) for block in blocks)
 
 
 @dataclass

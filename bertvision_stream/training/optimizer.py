@@ -5,13 +5,17 @@ from torch import nn
 
 
 def make_adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW without decay on one-dimensional parameters: biases, LayerNorm and mixing weights.
+    """AdamW without decay on biases, LayerNorm and mixing weights, whatever their shape.
 
     As BERT was trained: decay is meant for the matrices of products, and a scale or a shift that is
-    pulled to zero only distorts what comes out.
+    pulled to zero only distorts what comes out. The biases of adapters are one tensor [P, A], so
+    that a bias is known by its name as well.
     """
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim > 1 and name.rpartition(".")[2] != "bias"
+        (decayed if is_matrix else plain).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},

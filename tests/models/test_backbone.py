@@ -25,6 +25,7 @@ from tiny import (  # noqa: F401
     token_store,
 )
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.heads.shape import hidden_shape
@@ -35,6 +36,8 @@ from bertvision_stream.models.backbone import (
     load_config,
     load_tokenizer,
     micro_batches,
+    model_logits,
+    padded_inputs,
     set_output_bias,
 )
 from bertvision_stream.models.extract import BlockExtractor, validation_logits
@@ -108,15 +111,61 @@ def test_token_types_reach_bert():
     assert torch.equal(typed[store.token_type_ids == 0, 0], untyped[store.token_type_ids == 0, 0])
 
 
-def test_bf16_is_close_to_fp32_and_logits_are_fp32():
+def replace_encoder(model: PreTrainedModel, last_BSD: torch.Tensor) -> None:
+    """What is left are the layers after the encoder, on the hidden states given."""
+    pooler = getattr(model.base_model, "pooler", None)
+    pooled = pooler(last_BSD) if pooler else None
+    model.base_model.forward = lambda *args, **kwargs: BaseModelOutputWithPooling(
+        last_hidden_state=last_BSD, pooler_output=pooled
+    )
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_in_bf16_hidden_states_are_the_encoders_and_logits_have_the_precision_of_fp32(
+    model_type: str, per_token: bool
+):
+    def new_model() -> PreTrainedModel:
+        return tiny_classifier(model_type, per_token=per_token)
+
     store = token_store(LENGTHS, np.zeros(len(LENGTHS), dtype=np.int64))
     inputs = store.input_ids, store.token_type_ids, LENGTHS
-    in_fp32, logits_fp32 = backbone_of(tiny_classifier()).forward_packed(*inputs)
-    in_bf16, logits_bf16 = backbone_of(tiny_classifier(), torch.bfloat16).forward_packed(*inputs)
+    in_fp32, logits_fp32 = backbone_of(new_model()).forward_packed(*inputs)
+    backbone = backbone_of(new_model(), torch.bfloat16)
+    in_bf16, logits = backbone.forward_packed(*inputs)
     assert in_bf16.dtype == torch.bfloat16
-    assert logits_bf16.dtype == torch.float32
     assert (in_bf16.float() - in_fp32).abs().mean() < 0.02 * in_fp32.abs().mean()
-    assert (logits_bf16 - logits_fp32).abs().max() < 0.1 * logits_fp32.abs().max()
+    assert logits.dtype == torch.float32
+    assert (logits - logits_fp32).abs().max() < 0.1 * logits_fp32.abs().max()
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+    # The same hidden states, one example after another, through the unchanged last layers.
+    oracle = new_model()
+    for i, states_TLD in enumerate(in_bf16.float().split(LENGTHS.tolist())):
+        last_BSD = states_TLD[None, :, -1]
+        replace_encoder(oracle, last_BSD)
+        expected = model_logits(oracle(torch.ones(last_BSD.shape[:2], dtype=torch.long)), None)
+        found = logits.split(LENGTHS.tolist())[i] if per_token else logits[i : i + 1]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_encoder_in_bf16_is_that_of_a_model_cast_as_a_whole():
+    store = token_store(LENGTHS, np.zeros(len(LENGTHS), dtype=np.int64))
+    hidden, _ = backbone_of(tiny_classifier(), torch.bfloat16).forward_packed(
+        store.input_ids, store.token_type_ids, LENGTHS
+    )
+    (run, *_) = micro_batches(LENGTHS, max_tokens=1024)
+    assert run == slice(0, 1)  # nothing is padded
+    inputs = padded_inputs(
+        tiny_classifier().config,
+        np.ones((1, LENGTHS[0]), dtype=bool),
+        store.input_ids[: LENGTHS[0]],
+        store.token_type_ids[: LENGTHS[0]],
+        CPU,
+    )
+    with torch.no_grad():
+        states = tiny_classifier().to(torch.bfloat16)(**inputs, output_hidden_states=True)
+    assert torch.equal(hidden[: LENGTHS[0]], torch.stack(states.hidden_states, dim=2)[0])
 
 
 @pytest.mark.parametrize("num_labels", [1, 3])

@@ -18,6 +18,7 @@ from tiny import MAX_LENGTH, MODEL_TYPES, VOCAB_SIZE, one_thread  # noqa: F401
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from bertvision_stream.models.head_model import AdapterPoolerForSequenceClassification
+from bertvision_stream.models.last_layers import last_layers
 from bertvision_stream.utils.errors import BackboneError
 
 LENGTHS = (9, 3, MAX_LENGTH, 1, 20)
@@ -38,6 +39,13 @@ def load(folder: Path, **options: Any) -> AdapterPoolerForSequenceClassification
     model = AutoModelForSequenceClassification.from_pretrained(folder, **options)
     assert isinstance(model, AdapterPoolerForSequenceClassification)
     return model
+
+
+def change_weight(backbone: Path, name: str) -> None:
+    file = backbone / "model.safetensors"
+    weights = load_file(file)
+    weights[name] += 1
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 def random_examples(seed: int = 0) -> list[torch.Tensor]:
@@ -124,20 +132,33 @@ def test_padding_on_the_left_and_a_missing_mask(tmp_path: Path):
         assert torch.equal(model.run_head(tuple(moved), mask), alone)
 
 
-def test_bf16_keeps_the_head_in_fp32(tmp_path: Path):
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_bf16_keeps_the_head_and_the_last_layers_of_the_backbone_in_fp32(
+    tmp_path: Path, model_type: str
+):
     """To the precision of bf16, 8 bits, on logits of about 1."""
-    folder = export_tiny(tmp_path).folder
-    inputs = padded(random_examples())
-    loaded = load(folder, dtype=torch.bfloat16)
-    assert {weight.dtype for weight in loaded.head.parameters()} == {torch.float32}
-    assert {weight.dtype for weight in loaded.backbone.parameters()} == {torch.bfloat16}
-    cast = load(folder).to(torch.bfloat16)
+    exported = export_tiny(tmp_path, model_type=model_type)
+    inputs = padded(random_examples(), exported.classifier.config.pad_token_id)
+    loaded = load(exported.folder, dtype=torch.bfloat16)
+    last = last_layers(loaded.backbone)
+    in_fp32 = {f"backbone.{name}." for name in last} | {"head."}
+    for name, weight in loaded.named_parameters():
+        is_last = name.startswith(tuple(in_fp32))
+        assert weight.dtype == (torch.float32 if is_last else torch.bfloat16), name
+        if is_last and name.startswith("backbone."):  # never rounded
+            before = exported.classifier.get_parameter(name.removeprefix("backbone."))
+            assert torch.equal(weight, before)
+    cast = load(exported.folder).to(torch.bfloat16)
     with torch.no_grad():
-        expected = load(folder)(**inputs).logits
-        for model in (loaded, cast):
-            logits = model(**inputs).logits
-            assert logits.dtype == torch.float32
-            torch.testing.assert_close(logits, expected, rtol=0, atol=0.05)
+        expected = load(exported.folder)(**inputs)
+    for model in (loaded, cast):
+        with torch.inference_mode():
+            output = model(**inputs)
+        for logits in ("logits", "backbone_logits"):
+            assert output[logits].dtype == torch.float32
+            torch.testing.assert_close(output[logits], expected[logits], rtol=0, atol=0.05)
+            assert not torch.equal(output[logits], output[logits].bfloat16().float())
+        model(**inputs, labels=torch.zeros(len(LENGTHS), dtype=torch.long)).loss.backward()
 
 
 def test_a_saved_model_needs_no_other_folder_and_is_the_same(tmp_path: Path):
@@ -267,6 +288,23 @@ def test_another_backbone_in_its_place_is_noticed(tmp_path: Path):
     other = export_tiny(tmp_path / "two", seed=1)
     shutil.rmtree(exported.backbone_folder)
     shutil.copytree(other.backbone_folder, exported.backbone_folder)
+    with pytest.raises(BackboneError, match="are not those that its head was trained on"):
+        load(exported.folder)
+
+
+@pytest.mark.parametrize("layer", ["bert.pooler.dense.weight", "classifier.bias"])
+def test_another_classifier_in_its_place_is_noticed(tmp_path: Path, layer: str):
+    exported = export_tiny(tmp_path)
+    change_weight(exported.backbone_folder, layer)
+    with pytest.raises(BackboneError, match="are not those that its head was trained on"):
+        load(exported.folder)
+
+
+def test_only_the_encoder_counts_where_the_classifier_was_never_trained(tmp_path: Path):
+    exported = export_tiny(tmp_path, classifier_trained=False)
+    change_weight(exported.backbone_folder, "classifier.bias")
+    load(exported.folder)
+    change_weight(exported.backbone_folder, "bert.embeddings.word_embeddings.weight")
     with pytest.raises(BackboneError, match="are not those that its head was trained on"):
         load(exported.folder)
 

@@ -151,7 +151,8 @@ def test_curves_show_the_history():
     assert list(lines["BERT mismatched"].get_ydata()) == [0.74, 0.74]
 
 
-def test_layers_show_both_shares():
+@pytest.mark.parametrize(("rows", "said"), [(1, "1 validation row)"), (34, "34 validation rows)")])
+def test_layers_show_both_shares_and_of_how_many_rows(rows: int, said: str):
     mix, adapters = (0.2, 0.3, 0.5), (0.6, 0.3, 0.1)
     head = HeadSummary(
         kind="adapter_pooler",
@@ -160,9 +161,11 @@ def test_layers_show_both_shares():
         mix_weights=mix,
         mix_gamma=1.0,
         adapter_shares=adapters,
+        adapter_rows=rows,
     )
     figure = draw_layers(head, "title")
     assert_labelled(figure)
+    assert figure.axes[1].get_ylabel().endswith(f"(over the tokens of {said}")
     for axes, shares in zip(figure.axes, (mix, adapters), strict=True):
         assert [bar.get_height() for bar in axes.patches] == list(shares)
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["emb.", "1", "2"]

@@ -187,12 +187,45 @@ def test_the_table():
     assert "±" not in markdown
 
 
-def test_how_much_is_enough():
+def enough(*points: tuple[float, tuple[float, ...]]) -> str:
+    """What is said of a head with, for each fraction, a score by seed."""
     study = Study("cola", "minilm", "cls", "abc")
-    for fraction, score in ((0.1, 0.5), (0.3, 0.76), (1.0, 0.8)):
-        scores = {"validation": {"matthews": score}}
-        study.points.append(Point(HEAD, 1.0, fraction, 1, round(100 * fraction), scores))
-    assert "95% of the score with 1 is for head 0.3" in " ".join(render_study(study, TASK).split())
+    for fraction, values in points:
+        for seed, score in enumerate(values):
+            scores = {"validation": {"matthews": score}}
+            study.points.append(Point(HEAD, 1.0, fraction, seed, round(100 * fraction), scores))
+    return " ".join(render_study(study, TASK).split())
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        (((0.1, (0.5,)), (0.3, (0.76,)), (1.0, (0.8,))), "is for head 0.3; this is of one seed"),
+        (((0.1, (0.5, 0.5)), (0.3, (0.76, 0.78)), (1.0, (0.8, 0.8))), "is for head 0.3 "),
+        (((0.1, (0.77, 0.77)), (1.0, (0.8, 0.8))), "is for head 0.1 or less "),
+        # A share that reaches it by chance: a larger one does not.
+        (((0.1, (0.5,)), (0.2, (0.77,)), (0.3, (0.7,)), (1.0, (0.8,))), "is for head 1;"),
+    ],
+)
+def test_how_much_is_enough(points: Any, said: str):
+    text = enough(*points)
+    assert f"reaches 95% of the score with 1 {said}" in text
+    assert "cannot be said" not in text
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        ((0.2, (0.56,)), (0.5, (0.55,)), (1.0, (0.52,))),
+        ((0.2, (0.55,)), (1.0, (0.55,))),
+        ((0.2, (0.55,)), (0.5, (0.58,)), (0.7, (0.54,)), (1.0, (0.57,))),
+        ((0.2, (0.5, 0.6, 0.55)), (1.0, (0.6, 0.5, 0.62))),
+    ],
+)
+def test_of_scores_that_do_not_grow_beyond_chance_nothing_is_concluded(points: Any):
+    text = enough(*points)
+    assert "smallest share" not in text
+    assert "how much data is enough cannot be said for head" in text
 
 
 def test_plots(tmp_path: Path):

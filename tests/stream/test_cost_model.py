@@ -146,6 +146,13 @@ def test_an_epoch_takes_as_long_as_a_simulated_pipeline(
     assert simulate(blocks, extracted, speeds) == pytest.approx(estimate.total, rel=0.03)
 
 
+def test_what_heads_of_an_unknown_speed_bound_is_unknown():
+    work = EpochWork(tokens=1000, extracted_tokens=1000, num_bytes=1000)
+    speeds = Speeds(extractors=2, extract_tokens_per_second=10)
+    estimate = epoch_seconds(work, speeds)
+    assert (estimate.heads, estimate.bottleneck, estimate.total) == (None, None, 50)
+
+
 def test_on_shared_cores_no_work_is_free():
     work = EpochWork(tokens=1000, extracted_tokens=1000, num_bytes=0)
     speeds = Speeds(

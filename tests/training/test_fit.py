@@ -42,7 +42,7 @@ from bertvision_stream.training.head_training import (
     HeadTraining,
     make_training,
 )
-from bertvision_stream.training.optimizer import learning_rate
+from bertvision_stream.training.optimizer import learning_rate, make_adamw
 
 NUM_TRAIN = 90
 VALIDATION = {"matched": 31, "mismatched": 17}
@@ -109,6 +109,29 @@ def assert_same(first: HeadResult, second: HeadResult) -> None:
     assert first.adapter_shares == second.adapter_shares
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("head.share_layers=false", "head.skip=mix"),
+        ("head.pool=attention",),
+        ("head.kind=cls",),
+    ],
+)
+def test_no_bias_is_decayed(options: tuple[str, ...]):
+    """Without a gradient only decay moves parameters."""
+    settings = task_settings("cola", *options)
+    head = Head(settings.head, shape_of(CLASSES), seed=1)
+    optimizer = make_adamw(head, lr=0.1, weight_decay=0.5)
+    for parameter in head.parameters():
+        torch.nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in head.named_parameters():
+        is_matrix = name in ("features.weight", "output.weight")
+        assert bool((parameter < 1).all() if is_matrix else (parameter == 1).all()), name
+
+
 def test_learning_rate_rises_then_falls_to_nothing():
     rates = [learning_rate(1.0, step, 10, warmup_ratio=0.2) for step in range(10)]
     expected = [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
@@ -138,6 +161,13 @@ def plain_batches(corpus: Corpus, settings: TaskSettings, epoch: int) -> Iterato
     return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
+def matrices_and_vectors(head: Head) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """What AdamW's decay is for, and what it is not for: biases and mixing weights."""
+    named = dict(head.named_parameters())
+    plain = {name for name in named if name.endswith("bias") or named[name].ndim <= 1}
+    return [p for n, p in named.items() if n not in plain], [named[n] for n in named if n in plain]
+
+
 def plain_loop(
     extractor: RandomExtractor, settings: TaskSettings, task: Task
 ) -> tuple[Head, list[float]]:
@@ -146,8 +176,7 @@ def plain_loop(
     head = Head(settings.head, shape_of(task), seed=settings.seed)
     if task.kind == "regression":
         torch.nn.init.constant_(head.output.bias, float(labels.numpy().mean()))
-    matrices = [p for p in head.parameters() if p.ndim > 1]
-    vectors = [p for p in head.parameters() if p.ndim <= 1]
+    matrices, vectors = matrices_and_vectors(head)
     groups = [
         {"params": matrices, "weight_decay": settings.train.weight_decay},
         {"params": vectors, "weight_decay": 0.0},

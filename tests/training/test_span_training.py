@@ -12,7 +12,7 @@ import pytest
 import torch
 from span_tasks import MAX_LENGTH, SQUAD, VOCAB, make_corpus, settings_of
 from test_checkpoint import assert_same_training
-from test_fit import rate_of
+from test_fit import matrices_and_vectors, rate_of
 from tiny import (  # noqa: F401
     CPU,
     HIDDEN_SIZE,
@@ -202,8 +202,7 @@ def test_training_equals_a_plain_loop_bit_for_bit(batch_size: int):
     records = [records["head"] for records in train_in_process(extractor, training)]
 
     head = Head(settings.head, SHAPE, seed=settings.seed)
-    matrices = [p for p in head.parameters() if p.ndim > 1]
-    vectors = [p for p in head.parameters() if p.ndim <= 1]
+    matrices, vectors = matrices_and_vectors(head)
     decay = settings.train.weight_decay
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0, fused=True)

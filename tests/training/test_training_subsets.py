@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_fit import CLASSES, assert_same, rate_of, settings_of, shape_of
+from test_fit import CLASSES, assert_same, matrices_and_vectors, rate_of, settings_of, shape_of
 from test_training import CORPUS, NUM_EPOCHS, Stream, training_of
 from tiny import CPU, RandomExtractor, one_thread  # noqa: F401
 
@@ -22,10 +22,10 @@ def brute_force(settings: TaskSettings, subset: list[int]) -> tuple[list[float],
     extractor = RandomExtractor(CORPUS)
     labels = CORPUS.stores[TRAIN].labels
     head = Head(settings.head, shape_of(CLASSES), seed=settings.seed)
-    no_decay = [p for p in head.parameters() if p.ndim <= 1]
+    matrices, vectors = matrices_and_vectors(head)
     groups = [
-        {"params": [p for p in head.parameters() if p.ndim > 1], "weight_decay": 0.01},
-        {"params": no_decay, "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": 0.01},
+        {"params": vectors, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1.0, fused=True)
     size, steps, losses = settings.train.batch_size, 0, []
