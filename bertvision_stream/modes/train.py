@@ -35,8 +35,7 @@ def run_task(inputs: TaskInputs, command: str, runtime: Runtime) -> Path:
     """
     start = time.perf_counter()
     settings = inputs.settings
-    folder = open_run_folder(settings)
-    with logging_to(folder.path / LOG):
+    with open_run_folder(settings) as folder, logging_to(folder.path / LOG):
         if folder.finished:
             log.info("%s: this run is finished; its results are in %s", settings.task, folder.path)
             return folder.path

@@ -322,7 +322,8 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
 
 def test_a_finished_study_is_a_finished_run(tmp_path: Path):
     argv = ["mode=study", "study.fractions=[0.1,1]", f"output_dir={tmp_path}", "run_name=one"]
-    folder = open_run_folder(task_settings("cola", *argv))
+    with open_run_folder(task_settings("cola", *argv)) as folder:
+        pass
     assert not open_run_folder(task_settings("cola", *argv, "resume=true")).finished
     (folder.path / "study.json").write_text("{}")
     assert open_run_folder(task_settings("cola", *argv, "resume=true")).finished
