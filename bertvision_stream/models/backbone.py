@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ MAX_PADDING = 0.04
 # tokens as for thousands: fewer passes with more padding are faster there.
 MAX_PADDING_ON = {"cpu": MAX_PADDING, "cuda": 1.0}
 
+_ABSURD = 10_000_000  # no encoder has so many layers, or so many words
+
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a located backbone."""
@@ -66,6 +69,12 @@ def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
             f"backbone={source} is a `{config.model_type}` model, not an encoder of the BERT "
             f"family (bert, roberta, distilbert, electra, ...)"
         )
+    for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        if not 0 < getattr(config, name) < _ABSURD:
+            raise BackboneError(
+                f"backbone={source}: {name}={getattr(config, name)} in its config.json makes no "
+                f"sense"
+            )
     return config
 
 
@@ -180,6 +189,13 @@ def _explained(source: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BackboneError(f"backbone={source} cannot be loaded: {error}") from error
+    except Exception as error:
+        # A configuration with values that make no sense can raise anything.
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        raise BackboneError(
+            f"backbone={source} cannot be loaded: its config.json or its weights are damaged "
+            f"({cause})"
+        ) from error
 
 
 @contextmanager
@@ -218,7 +234,11 @@ class BackboneWeights:
         return cls(model.config.to_dict(), arrays, has_token_logits(model))
 
     def fingerprint(self) -> str:
-        """A hash of all weights."""
+        """A hash of all weights; of BERT-base it takes 0.4 s, so once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return hash_contents(chain.from_iterable(sorted(self.arrays.items())))
 
     def build(self) -> PreTrainedModel:
@@ -340,7 +360,7 @@ def real_positions(mask_bS: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def weight_bytes(config: Any, *, per_token: bool) -> int:
     """The bytes of a classifier's fp32 weights, known before they are loaded."""
-    with torch.device("meta"):
+    with _explained(config.name_or_path), torch.device("meta"):
         model = auto_model(per_token).from_config(config)
     return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
 

@@ -100,7 +100,7 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, way_out: str) -> dict[str, Any]:
+def read_json(path: Path, way_out: str = "") -> dict[str, Any]:
     """Reads a file of JSON with an object in it.
 
     Args:
@@ -115,7 +115,7 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("it holds no object")
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. {way_out}") from error
+        raise ConfigError(f"{path} cannot be read: {error}. {way_out}".rstrip()) from error
     return content
 
 
