@@ -212,7 +212,10 @@ class ExtractorGroup:
         our_bytes = self._stats.held_bytes + self._spec.resident_bytes
         pause = next(waits, None)
         if pause is None:
-            raise StreamError(f"block {key} could not be made: {full_text(our_bytes)}")
+            raise StreamError(
+                f"block {key} could not be made: {full_text(our_bytes)} "
+                f"A lower stream.budget needs less."
+            )
         now = time.perf_counter()
         if self._store_full_said is None or now - self._store_full_said > NOTICE_SECONDS:
             self._store_full_said = now

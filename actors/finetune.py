@@ -65,7 +65,7 @@ def run_finetune(
         ConfigError: The fine-tuned weights would not fit into the object store.
         StreamError: The fine-tuning failed; the message holds the cause.
     """
-    check_room(job, weights)
+    our_bytes = check_room(job, weights)
     start = time.perf_counter()
     num_workers = job.settings.finetune.num_workers
     use_gpu = job.cluster.num_gpus > 0
@@ -74,8 +74,8 @@ def run_finetune(
         trainer = quiet_torch_trainer()(
             _worker,
             train_loop_config={
-                "weights": put("the backbone", weights),
-                "corpus": put("the corpus", job.corpus),
+                "weights": put("the backbone", weights, our_bytes),
+                "corpus": put("the corpus", job.corpus, our_bytes),
                 "task": job.task,
                 "options": options,
                 "num_threads": cpus,
@@ -100,20 +100,25 @@ def run_finetune(
         except ray.train.TrainingFailedError as error:
             raise StreamError(f"fine-tuning failed: {_cause(error)}") from error
         except STORE_FULL:
-            raise StreamError(f"the fine-tuned weights do not fit: {full_text(0)}") from None
+            raise StreamError(
+                f"the fine-tuned weights do not fit: {full_text(our_bytes)}"
+            ) from None
     return FinetuneResult(replace(weights, arrays=arrays), logits, time.perf_counter() - start)
 
 
-def check_room(job: PlannedJob, weights: BackboneWeights) -> None:
+def check_room(job: PlannedJob, weights: BackboneWeights) -> int:
     """Check that the object store has room for what a fine-tuning brings, before it begins.
+
+    Returns:
+        The bytes that it needs.
 
     Raises:
         ConfigError: It has not.
     """
     cluster = job.cluster
     tokens = sum(store.nbytes for store in job.stores.values())
-    # Those it begins with, and those it ends with, on the node of the driver.
-    wanted = 2 * sum(array.nbytes for array in weights.arrays.values()) + tokens
+    # Those it begins with, and those it ends with, which Ray Train passes on as a copy.
+    wanted = 3 * sum(array.nbytes for array in weights.arrays.values()) + tokens
     total = cluster.store_bytes // cluster.num_nodes
     others = cluster.store_used_bytes // cluster.num_nodes
     if wanted > total - others:
@@ -123,6 +128,7 @@ def check_room(job: PlannedJob, weights: BackboneWeights) -> None:
             f"hold {format_bytes(others)}. Give Ray a larger object store, free what others hold, "
             f"or take a smaller backbone."
         )
+    return wanted
 
 
 def _cause(error: Exception) -> str:

@@ -40,12 +40,13 @@ def pauses() -> Iterator[float]:
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def put(what: str, value: T) -> ray.ObjectRef[T]:
+def put(what: str, value: T, our_bytes: int) -> ray.ObjectRef[T]:
     """Call `ray.put`, again and again while the object store is full.
 
     Args:
         what: What the value is, as messages name it.
         value: What is put into the object store.
+        our_bytes: The bytes in the stores that are this run's, this value included.
 
     Raises:
         StreamError: The object store stayed full.
@@ -55,20 +56,24 @@ def put(what: str, value: T) -> ray.ObjectRef[T]:
             return ray.put(value)
         except STORE_FULL:
             if attempt == 0:
-                log.warning("%s", waiting_text(f"{what} does not fit", 0))
+                log.warning("%s", waiting_text(f"{what} does not fit", our_bytes))
             time.sleep(pause)
-    raise StreamError(f"{what} does not fit: {full_text(0)}")
+    raise StreamError(f"{what} does not fit: {full_text(our_bytes)}")
 
 
 def wait_for_room(value: object) -> None:
-    """Return once a value fits into the object store, or was waited for enough.
+    """Return once a value fits into the object store twice, or was waited for enough.
 
-    A worker calls this before it returns the value: Ray has one attempt at that.
+    A worker calls this before it returns the value: Ray has one attempt at that. Ray Train passes
+    the value on, so that for a moment there are two.
     """
     for pause in pauses():
+        refs: list[ray.ObjectRef] = []  # freed at once, with the list
         try:
-            ray.put(value)  # freed at once, as nothing holds the ref
+            refs += [ray.put(value)]
+            refs += [ray.put(value)]
         except STORE_FULL:
+            refs.clear()
             time.sleep(pause)
         else:
             return
@@ -95,8 +100,8 @@ def full_text(our_bytes: int) -> str:
     """
     return (
         f"Ray's object store stayed full for {FULL_SECONDS / 60:.0f} minutes{_held(our_bytes)}. "
-        f"Run it when others need less of the store, give Ray a larger object store, or lower "
-        f"stream.budget. With resume=true the same command goes on after the last finished epoch."
+        f"Run it when others need less of the store, or give Ray a larger object store. With "
+        f"resume=true the same command goes on with all that is finished."
     )
 
 

@@ -286,13 +286,13 @@ def start_stream_actors(
     """
     settings, task, placement = job.settings, job.task, job.placement
     run = f"{task.name}-{uuid.uuid4().hex[:6]}"  # as the names of actors must be unique
-    corpus = put("the corpus", job.corpus)
+    corpus = put("the corpus", job.corpus, job.resident_bytes)
     return StreamActors(
         job.plan,
         placement,
         ExtractorSpec(
             run=run,
-            weights=put("the backbone", job.backbone.weights),
+            weights=put("the backbone", job.backbone.weights, job.resident_bytes),
             corpus=corpus,
             codec=settings.extract.codec,
             dtype=settings.backbone.dtype,

@@ -119,20 +119,20 @@ def test_weights_and_tokens_wait_as_well(monkeypatch: pytest.MonkeyPatch, error:
         return "ref"
 
     monkeypatch.setattr("ray.put", put)
-    assert object_store.put("the backbone", 7) == "ref"
+    assert object_store.put("the backbone", 7, GIB) == "ref"
     assert tried == [7] * 21
     tried.clear()
     object_store.wait_for_room(7)
-    assert len(tried) == 21
+    assert len(tried) == 22  # twice
     tried.clear()
     monkeypatch.setattr(object_store, "FULL_SECONDS", 1e-5)
-    with pytest.raises(StreamError, match=r"^the backbone does not fit: .* others 3\.0 GiB"):
-        object_store.put("the backbone", 7)
+    with pytest.raises(StreamError, match=r"^the backbone does not fit: .* others 2\.0 GiB"):
+        object_store.put("the backbone", 7, GIB)
 
 
 @pytest.mark.parametrize(
     ("total", "others", "fits"),
-    [(240, 0, True), (200, 0, False), (400, 150, True), (400, 190, False)],
+    [(330, 0, True), (300, 0, False), (500, 150, True), (500, 190, False)],
 )
 def test_fine_tuned_weights_without_room_are_found_before_the_fine_tuning(
     total: int, others: int, fits: bool
@@ -148,5 +148,5 @@ def test_fine_tuned_weights_without_room_are_found_before_the_fine_tuning(
             continue
         with pytest.raises(ConfigError) as caught:
             check_room(job, weights)
-        assert "fine-tuning needs 220 B of Ray's object store" in str(caught.value)
+        assert "fine-tuning needs 320 B of Ray's object store" in str(caught.value)
         assert f"others hold {others} B" in str(caught.value)
