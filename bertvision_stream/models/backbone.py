@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -26,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from bertvision_stream.heads.shape import hidden_shape
+from bertvision_stream.models.sources import explained
 from bertvision_stream.utils.devices import attention_of_any_shape
 from bertvision_stream.utils.errors import BackboneError
 from bertvision_stream.utils.hashing import hash_contents
@@ -48,7 +48,7 @@ _ABSURD = 10_000_000  # no encoder has so many layers, or so many words
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a located backbone."""
-    with quiet(), _explained(source):
+    with quiet(), explained(f"backbone={source}"):
         tokenizer = AutoTokenizer.from_pretrained(source, **_hub_options(source, revision))
     # Without its files transformers makes a tokenizer that knows only the special tokens.
     if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -62,7 +62,7 @@ def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
     Raises:
         BackboneError: It cannot be read, or is not that of an encoder of the BERT family.
     """
-    with quiet(), _explained(source):
+    with quiet(), explained(f"backbone={source}"):
         config = AutoConfig.from_pretrained(source, **_hub_options(source, revision))
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise BackboneError(
@@ -109,7 +109,7 @@ def load_classifier(
     labels: dict[str, Any] = {"id2label": dict(enumerate(label_names))} if label_names else {}
     if label_names:
         labels["label2id"] = {label: i for i, label in enumerate(label_names)}
-    with quiet(), _explained(source), torch.random.fork_rng(devices=[]):
+    with quiet(), explained(f"backbone={source}"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = auto_model(per_token).from_pretrained(
             source,
@@ -178,24 +178,6 @@ def _hub_options(source: str, revision: str | None) -> dict[str, Any]:
     if not Path(source).is_dir():
         options |= {"revision": revision or "main", "local_files_only": not hub_reachable()}
     return options
-
-
-@contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Loading errors of a third party, as errors of ours that name the backbone."""
-    try:
-        yield
-    except BackboneError:
-        raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise BackboneError(f"backbone={source} cannot be loaded: {error}") from error
-    except Exception as error:
-        # A configuration with values that make no sense can raise anything.
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        raise BackboneError(
-            f"backbone={source} cannot be loaded: its config.json or its weights are damaged "
-            f"({cause})"
-        ) from error
 
 
 @contextmanager
@@ -360,7 +342,7 @@ def real_positions(mask_bS: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def weight_bytes(config: Any, *, per_token: bool) -> int:
     """The bytes of a classifier's fp32 weights, known before they are loaded."""
-    with _explained(config.name_or_path), torch.device("meta"):
+    with explained(f"backbone={config.name_or_path}"), torch.device("meta"):
         model = auto_model(per_token).from_config(config)
     return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
 

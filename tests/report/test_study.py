@@ -146,6 +146,10 @@ def test_a_study_is_read_as_it_was_written(tmp_path: Path):
     assert read_study(path) is None
     path.write_text(json.dumps(study.to_json() | {"command": "something"}, allow_nan=False))
     assert read_study(path) == study
+    for damaged in ("", "[]", "{}", '{"points": 3}', '{"points": [{}], "streams": []}'):
+        path.write_text(damaged)
+        with pytest.raises(ConfigError, match="Delete it, and the study begins anew"):
+            read_study(path)
     assert study.has(0.5, 1.0, 2)
     assert not study.has(0.5, 0.1, 2)
 
