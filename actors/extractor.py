@@ -78,6 +78,7 @@ class ExtractorSpec:
         num_cpus: The CPUs that each extractor reserves, as Ray counts them.
         num_gpus: The GPUs that each extractor reserves, a fraction allowed.
         num_threads: The CPU threads of the forward pass.
+        resident_bytes: The bytes that weights and tokens take in the object stores.
     """
 
     run: str
@@ -88,6 +89,7 @@ class ExtractorSpec:
     num_cpus: float
     num_gpus: float
     num_threads: int
+    resident_bytes: int = 0
 
     def start(self, index: int) -> ActorHandle:
         """Start an extractor; its methods return once it is ready.

@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from actors.extractor import ExtractorSpec
+from actors.object_store import STORE_FULL, full_text, pauses, waiting_text
 from actors.records import MAX_ATTEMPTS, BlockReceipt, cause_of
 from bertvision_stream.stream.blocks import BlockKey
 from bertvision_stream.stream.plan import StreamPlan
@@ -30,10 +31,6 @@ CALLS_PER_EXTRACTOR = 2
 # The time after which a warning says that a new extractor is not ready, and between two such
 # warnings.
 NOTICE_SECONDS = 30.0
-
-# The wait before a block is made again that found the object store full. Ray frees memory with a
-# delay: 0.05 s in a cluster that we start, up to about this long in others.
-FREEING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,7 @@ class ExtractorGroup:
         self._pool: ExtractorPool[ActorHandle] = ExtractorPool(
             CALLS_PER_EXTRACTOR, plan.largest_bytes
         )
+        self._store_full_said: float | None = None  # when it was last said that the store is full
         # asyncio holds only weak references: a task that nobody else holds can vanish midway.
         self._replacing: set[asyncio.Task[None]] = set()
 
@@ -167,6 +165,8 @@ class ExtractorGroup:
         # An error is most likely the block's own, and would come again. That an extractor dies may
         # have nothing to do with the block, and all of them can die at once: this allows for more.
         deaths_left = MAX_ATTEMPTS + self._num_first
+        # A store that others have filled is no fault of the block: it has its minutes besides.
+        waits = pauses()
         while errors_left and deaths_left:
             pin = key in self._plan.budget.pinned
             lease = await self._pool.acquire(turn, num_bytes, pin=pin)
@@ -177,16 +177,19 @@ class ExtractorGroup:
             try:
                 receipt: BlockReceipt = await receipt_ref
             except RayError as error:
+                self._stats.blocks_failed += 1
+                del block, receipt_ref  # what they hold must be freed before the next attempt
+                if isinstance(error, STORE_FULL):
+                    await self._wait_for_store(key, waits)
+                    self._pool.free(lease)
+                    self._after_failure(lease, error)
+                    continue
                 causes.append(cause_of(error))
                 _log.warning("block %s failed and is made again: %s", key, causes[-1])
                 if isinstance(error, RayTaskError):
                     errors_left -= 1
                 else:
                     deaths_left -= 1
-                self._stats.blocks_failed += 1
-                del block, receipt_ref  # what they hold must be freed before the next attempt
-                if isinstance(error, OutOfDiskError | ObjectStoreFullError):
-                    await asyncio.sleep(FREEING_SECONDS)
                 self._pool.free(lease)
                 self._after_failure(lease, error)
                 continue
@@ -199,6 +202,25 @@ class ExtractorGroup:
             f"block {key} could not be made in {len(causes)} attempts; the causes, in order: "
             + " | ".join(causes)
         )
+
+    async def _wait_for_store(self, key: BlockKey, waits: Iterator[float]) -> None:
+        """Wait before the next attempt at a block that found the object store full.
+
+        Raises:
+            StreamError: It was waited for long enough.
+        """
+        our_bytes = self._stats.held_bytes + self._spec.resident_bytes
+        pause = next(waits, None)
+        if pause is None:
+            raise StreamError(
+                f"block {key} could not be made: {full_text(our_bytes)} "
+                f"A lower stream.budget needs less."
+            )
+        now = time.perf_counter()
+        if self._store_full_said is None or now - self._store_full_said > NOTICE_SECONDS:
+            self._store_full_said = now
+            _log.warning("%s", waiting_text(f"block {key} could not be made", our_bytes))
+        await asyncio.sleep(pause)
 
     def _after_failure(self, lease: Lease[ActorHandle], error: RayError) -> None:
         """Give the extractor its next block if it raised an error; replace it if it died."""

@@ -11,12 +11,12 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.exceptions import OutOfDiskError
 from ray.experimental import tqdm_ray
 from ray.train import ScalingConfig
 from ray.train.v2.api.config import LoggingConfig, RunConfig
 
 from actors.cluster import in_thread, result_with_notice
+from actors.object_store import STORE_FULL, full_text, put, wait_for_room
 from actors.ray_private import no_coordinator_left, quiet_torch_trainer
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.models.finetune import (
@@ -30,9 +30,10 @@ from bertvision_stream.models.job import PlannedJob
 from bertvision_stream.models.prepare import FinetuneResult, evaluate_classifier
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.training.objectives.factory import make_objective
-from bertvision_stream.utils.errors import StreamError
+from bertvision_stream.utils.errors import ConfigError, StreamError
 from bertvision_stream.utils.log import show_progress
 from bertvision_stream.utils.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
+from bertvision_stream.utils.units import format_bytes
 
 # The environment of workers on a CPU, where a step consists of many short parallel loops and
 # allocates large gradients for a short time.
@@ -61,8 +62,10 @@ def run_finetune(
         options: The hyperparameters.
 
     Raises:
+        ConfigError: The fine-tuned weights would not fit into the object store.
         StreamError: The fine-tuning failed; the message holds the cause.
     """
+    our_bytes = check_room(job, weights)
     start = time.perf_counter()
     num_workers = job.settings.finetune.num_workers
     use_gpu = job.cluster.num_gpus > 0
@@ -71,8 +74,8 @@ def run_finetune(
         trainer = quiet_torch_trainer()(
             _worker,
             train_loop_config={
-                "weights": ray.put(weights),
-                "corpus": ray.put(job.corpus),
+                "weights": put("the backbone", weights, our_bytes),
+                "corpus": put("the corpus", job.corpus, our_bytes),
                 "task": job.task,
                 "options": options,
                 "num_threads": cpus,
@@ -96,12 +99,36 @@ def run_finetune(
                 arrays, logits = fitted.return_value
         except ray.train.TrainingFailedError as error:
             raise StreamError(f"fine-tuning failed: {_cause(error)}") from error
-        except OutOfDiskError:
+        except STORE_FULL:
             raise StreamError(
-                "the fine-tuned weights do not fit into Ray's object store beside those they began "
-                "with; give Ray a larger object store"
+                f"the fine-tuned weights do not fit: {full_text(our_bytes)}"
             ) from None
     return FinetuneResult(replace(weights, arrays=arrays), logits, time.perf_counter() - start)
+
+
+def check_room(job: PlannedJob, weights: BackboneWeights) -> int:
+    """Check that the object store has room for what a fine-tuning brings, before it begins.
+
+    Returns:
+        The bytes that it needs.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    cluster = job.cluster
+    tokens = sum(store.nbytes for store in job.stores.values())
+    # Those it begins with, and those it ends with, which Ray Train passes on as a copy.
+    wanted = 3 * sum(array.nbytes for array in weights.arrays.values()) + tokens
+    total = cluster.store_bytes // cluster.num_nodes
+    others = cluster.store_used_bytes // cluster.num_nodes
+    if wanted > total - others:
+        raise ConfigError(
+            f"fine-tuning needs {format_bytes(wanted)} of Ray's object store, for the weights "
+            f"before and after it and the tokens; of the {format_bytes(total)} of a node, others "
+            f"hold {format_bytes(others)}. Give Ray a larger object store, free what others hold, "
+            f"or take a smaller backbone."
+        )
+    return wanted
 
 
 def _cause(error: Exception) -> str:
@@ -154,4 +181,6 @@ def _worker(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str,
     )
     if rank > 0:
         return {}, {}
-    return evaluate_classifier(model, corpus, config["task"], options, device)
+    result = evaluate_classifier(model, corpus, config["task"], options, device)
+    wait_for_room(result)
+    return result

@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
-from ray.exceptions import (
-    ObjectLostError,
-    ObjectStoreFullError,
-    OutOfDiskError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
+from actors.object_store import STORE_FULL
 from bertvision_stream.stream.blocks import BlockKey
 from bertvision_stream.stream.plan import DeliveryStatus
 from bertvision_stream.stream.stats import DeviceInfo, StreamStats
@@ -134,12 +128,8 @@ def cause_of(error: RayError) -> str:
 
     Ray's errors carry whole tracebacks, and their last line says what happened.
     """
-    if isinstance(error, OutOfDiskError | ObjectStoreFullError):
-        # Ray speaks of a full disk here even where spilling to disk is switched off.
-        return (
-            "Ray's object store is full; lower stream.budget or extract.block_tokens, or give Ray "
-            "a larger object store"
-        )
+    if isinstance(error, STORE_FULL):
+        return "Ray's object store is full"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else repr(error)
     return last if isinstance(error, RayTaskError) else f"{type(error).__name__}: {last}"

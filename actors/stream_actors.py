@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import OutOfDiskError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from actors.cluster import get_with_notice, on_this_node
 from actors.extractor import ExtractorSpec
+from actors.object_store import put
 from actors.records import MAX_ATTEMPTS, EpochEnd, EpochReport
 from actors.stream import FeatureStream
 from actors.trainer import Attachment, TrainerSpec
@@ -285,19 +286,20 @@ def start_stream_actors(
     """
     settings, task, placement = job.settings, job.task, job.placement
     run = f"{task.name}-{uuid.uuid4().hex[:6]}"  # as the names of actors must be unique
-    corpus = put("the corpus", job.corpus)
+    corpus = put("the corpus", job.corpus, job.resident_bytes)
     return StreamActors(
         job.plan,
         placement,
         ExtractorSpec(
             run=run,
-            weights=put("the backbone", job.backbone.weights),
+            weights=put("the backbone", job.backbone.weights, job.resident_bytes),
             corpus=corpus,
             codec=settings.extract.codec,
             dtype=settings.backbone.dtype,
             num_cpus=placement.extractor_cpus,
             num_gpus=placement.extractor_gpus,
             num_threads=placement.extractor_threads,
+            resident_bytes=job.resident_bytes,
         ),
         TrainerSpec(
             name=f"{run}-head-trainer",
@@ -314,25 +316,6 @@ def start_stream_actors(
         checkpoints=[checkpoint for _ in heads],
         stats=stats or StreamStats(),
     )
-
-
-def put(what: str, value: object) -> ray.ObjectRef:
-    """Call `ray.put`, with an error that says what did not fit.
-
-    Args:
-        what: What the value is, as the message names it.
-        value: What is put into the object store.
-
-    Raises:
-        StreamError: The object store is full.
-    """
-    try:
-        return ray.put(value)
-    except OutOfDiskError:
-        raise StreamError(
-            f"{what} does not fit into Ray's object store beside what is in it; give Ray a larger "
-            f"object store"
-        ) from None
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bertvision_stream.settings.search_space import Space, read_space
 from bertvision_stream.utils.errors import ConfigError, SearchError
+from bertvision_stream.utils.files import read_json
 from tune.trial_results import FAILURE, SCORE
 
 if TYPE_CHECKING:
@@ -122,19 +122,23 @@ def read_search(path: Path) -> Search:
         trial.trial_id: analysis.trial_dataframes[trial.trial_id].get("training_iteration", [])
         for trial in analysis.trials
     }
-    searched = config.get("search", {})
     # The epochs that a finished trial has: the most that any trial has reported, unless the run
     # says how many were planned.
     planned = max((max(reported) for reported in epochs.values() if len(reported)), default=0)
-    if searched.get("target") == "head":
-        planned = config["train"]["epochs"]
+    try:
+        searched = config.get("search", {})
+        if searched.get("target") == "head":
+            planned = int(config["train"]["epochs"])
+        space = read_space(searched.get("space", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{folder}: the config.json of the run is damaged ({error!r})") from error
     trials = [
         _trial(number, trial, analysis.trial_dataframes[trial.trial_id], planned)
         for number, trial in enumerate(sorted(analysis.trials, key=_proposed), start=1)
     ]
     return Search(
         name=config.get("task", folder.name),
-        space=read_space(searched.get("space", {})),
+        space=space,
         trials=tuple(trials),
     )
 
@@ -184,7 +188,7 @@ def _run_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of the run that the experiment belongs to; empty if there is none."""
     for place in (folder, *folder.resolve().parents[:2]):
         if (place / "config.json").is_file():
-            return json.loads((place / "config.json").read_text(encoding="utf-8"))
+            return read_json(place / "config.json", "Restore that file to read the search.")
     return {}
 
 

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from bertvision_stream.heads.shape import hidden_shape
 from bertvision_stream.models.last_layers import cast_encoder, compute_in_fp32
+from bertvision_stream.models.sources import explained
 from bertvision_stream.utils.devices import attention_of_any_shape
 from bertvision_stream.utils.errors import BackboneError
 from bertvision_stream.utils.hashing import hash_contents
@@ -43,10 +44,12 @@ MAX_PADDING = 0.04
 # tokens as for thousands: fewer passes with more padding are faster there.
 MAX_PADDING_ON = {"cpu": MAX_PADDING, "cuda": 1.0}
 
+_ABSURD = 10_000_000  # no encoder has so many layers, or so many words
+
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a located backbone."""
-    with quiet(), _explained(source):
+    with quiet(), explained(f"backbone={source}"):
         tokenizer = AutoTokenizer.from_pretrained(source, **_hub_options(source, revision))
     # Without its files transformers makes a tokenizer that knows only the special tokens.
     if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -60,13 +63,19 @@ def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
     Raises:
         BackboneError: It cannot be read, or is not that of an encoder of the BERT family.
     """
-    with quiet(), _explained(source):
+    with quiet(), explained(f"backbone={source}"):
         config = AutoConfig.from_pretrained(source, **_hub_options(source, revision))
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise BackboneError(
             f"backbone={source} is a `{config.model_type}` model, not an encoder of the BERT "
             f"family (bert, roberta, distilbert, electra, ...)"
         )
+    for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        if not 0 < getattr(config, name) < _ABSURD:
+            raise BackboneError(
+                f"backbone={source}: {name}={getattr(config, name)} in its config.json makes no "
+                f"sense"
+            )
     return config
 
 
@@ -101,7 +110,7 @@ def load_classifier(
     labels: dict[str, Any] = {"id2label": dict(enumerate(label_names))} if label_names else {}
     if label_names:
         labels["label2id"] = {label: i for i, label in enumerate(label_names)}
-    with quiet(), _explained(source), torch.random.fork_rng(devices=[]):
+    with quiet(), explained(f"backbone={source}"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = auto_model(per_token).from_pretrained(
             source,
@@ -173,17 +182,6 @@ def _hub_options(source: str, revision: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Loading errors of a third party, as errors of ours that name the backbone."""
-    try:
-        yield
-    except BackboneError:
-        raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise BackboneError(f"backbone={source} cannot be loaded: {error}") from error
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
     """No loading report and no bars: that a classification layer is new is what we expect."""
     level = transformers_logging.get_verbosity()
@@ -219,7 +217,11 @@ class BackboneWeights:
         return cls(model.config.to_dict(), arrays, has_token_logits(model))
 
     def fingerprint(self) -> str:
-        """A hash of all weights."""
+        """A hash of all weights; of BERT-base it takes 0.4 s, so once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return hash_contents(chain.from_iterable(sorted(self.arrays.items())))
 
     def build(self) -> PreTrainedModel:
@@ -342,7 +344,7 @@ def real_positions(mask_bS: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def weight_bytes(config: Any, *, per_token: bool) -> int:
     """The bytes of a classifier's fp32 weights, known before they are loaded."""
-    with torch.device("meta"):
+    with explained(f"backbone={config.name_or_path}"), torch.device("meta"):
         model = auto_model(per_token).from_config(config)
     return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
 

@@ -118,6 +118,13 @@ class Job(PlannedJob):
     backbone: PreparedBackbone
 
     @property
+    def resident_bytes(self) -> int:
+        """The bytes of weights and tokens in the object stores, of which every node has a copy."""
+        arrays = self.backbone.weights.arrays.values()
+        tokens = sum(store.nbytes for store in self.stores.values())
+        return self.cluster.num_nodes * (sum(array.nbytes for array in arrays) + tokens)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What must be the same for an interrupted run to go on: JSON, kept in its checkpoint."""
         return {

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,13 @@ from bertvision_stream.models.backbone import (
 )
 from bertvision_stream.models.extract import validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, content_hash
-from bertvision_stream.models.finetuned_store import find_finetuned, save_finetuned
+from bertvision_stream.models.finetuned_store import (
+    FinetuneRecord,
+    find_finetuned,
+    reusing,
+    save_finetuned,
+    when_finetuned,
+)
 from bertvision_stream.models.job import PlannedJob, PreparedBackbone
 from bertvision_stream.models.sources import hub_commit
 from bertvision_stream.settings.tasks import Task
@@ -28,7 +33,7 @@ from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.placement import ClusterResources
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.utils.devices import pick_dtype
-from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.errors import BackboneError, ConfigError
 from bertvision_stream.utils.log import log
 from bertvision_stream.utils.units import format_seconds
 
@@ -87,11 +92,10 @@ def prepare_backbone(job: PlannedJob, fine_tune: FineTune, *, reuse: bool) -> Pr
         num_workers=num_workers,
     )
     folder = Path(settings.output_dir) / "backbones" / f"{task.name}-{key}"
-    found: Mapping[str, Any] | None = find_finetuned(folder) if reuse else None
-    if found is not None:
+    if reuse and (found := find_finetuned(folder)) is not None:
         log.info("fine-tuning: found again in %s", folder)
-        model, _ = _load(job, str(folder))
-        return PreparedBackbone(BackboneWeights.of(model), folder, 0.0, True, found["validation"])
+        return _reuse(job, folder, found, seconds=0.0)
+    saved_before = when_finetuned(folder)
     check_num_workers(num_workers, job.cluster)
     model, has_classifier = _load(job, job.source)
     objective = make_objective(task)
@@ -112,8 +116,15 @@ def prepare_backbone(job: PlannedJob, fine_tune: FineTune, *, reuse: bool) -> Pr
         "seconds": result.seconds,
         "validation": scores,
     }
-    save_finetuned(folder, result.weights, job.tokenizer, record)
+    if when_finetuned(folder) == saved_before:
+        save_finetuned(folder, result.weights, job.tokenizer, record)
     log.info("fine-tuned in %s: %s", format_seconds(result.seconds), folder)
+    found = find_finetuned(folder)
+    if found is not None and not found.is_of(result.weights):
+        # The numbers of two GPUs may differ in their last bits, and exported heads of that run
+        # refer to what is in the folder.
+        log.info("another run has finished the same fine-tuning meanwhile: its result is taken")
+        return _reuse(job, folder, found, seconds=result.seconds)
     return PreparedBackbone(result.weights, folder, result.seconds, True, scores)
 
 
@@ -151,6 +162,30 @@ def check_num_workers(num_workers: int, cluster: ClusterResources) -> None:
         raise ConfigError(
             f"finetune.num_workers={num_workers} is more than the cluster's {what}; lower it"
         )
+
+
+def _reuse(
+    job: PlannedJob, folder: Path, record: FinetuneRecord, *, seconds: float
+) -> PreparedBackbone:
+    """The backbone in the folder of a finished fine-tuning.
+
+    Args:
+        job: The task, tokenized and planned.
+        folder: The folder.
+        record: What `find_finetuned` found there.
+        seconds: What fine-tuning took in this run.
+
+    Raises:
+        BackboneError: The files are damaged.
+    """
+    with reusing(folder):
+        model, has_classifier = _load(job, str(folder))
+        weights = BackboneWeights.of(model)
+        if not has_classifier:
+            raise BackboneError("the weights of its classification layer are missing")
+        if record.hashes is not None and not record.is_of(weights):
+            raise BackboneError("its weights are not those that were written")
+    return PreparedBackbone(weights, folder, seconds, True, record.validation)
 
 
 def _load(job: PlannedJob, source: str) -> tuple[PreTrainedModel, bool]:

@@ -1,7 +1,11 @@
 """Where a backbone comes from: checked before torch, transformers' models or Ray are loaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from bertvision_stream.utils.errors import BackboneError
 from bertvision_stream.utils.hub import hub_reachable
@@ -107,3 +111,27 @@ def _check_folder(folder: Path) -> None:
         raise BackboneError(f"backbone={folder}: there are no weights (*.safetensors) here.{hint}")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         raise BackboneError(f"backbone={folder}: there is no tokenizer (tokenizer.json) here")
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Loading errors of a third party, as errors of ours.
+
+    Args:
+        what: What is loaded, as messages name it.
+
+    Raises:
+        BackboneError: It cannot be loaded.
+    """
+    try:
+        yield
+    except BackboneError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BackboneError(f"{what} cannot be loaded: {error}") from error
+    except Exception as error:
+        # A configuration with values that make no sense can raise anything.
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        raise BackboneError(
+            f"{what} cannot be loaded: its config.json or its weights are damaged ({cause})"
+        ) from error

@@ -6,15 +6,16 @@ import itertools
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from bertvision_stream.settings.settings import dotted
 from bertvision_stream.settings.tasks import GLUE_TASKS
 from bertvision_stream.utils.errors import ConfigError
-from bertvision_stream.utils.files import write_json
+from bertvision_stream.utils.files import read_json, write_json
+from bertvision_stream.utils.folder_lock import FolderLock
 
 if TYPE_CHECKING:
     from bertvision_stream.settings.settings import Settings, TaskSettings
@@ -32,15 +33,26 @@ _NOT_COMPARED = ("resume", "run_name", "output_dir", "ray.address")
 class RunFolder:
     """The folder that the results of a run are written into.
 
+    It is kept from other runs until the end of its `with` block, or of the process.
+
     Attributes:
         path: The path of the folder, which exists.
         resumed: Whether an interrupted run has begun in it.
         finished: Whether a run has finished in it, and nothing is left to do.
+        lock: What keeps it from other runs.
     """
 
     path: Path
     resumed: bool = False
     finished: bool = False
+    lock: FolderLock | None = field(default=None, compare=False, repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.lock is not None:
+            self.lock.release()
 
     @property
     def checkpoint(self) -> Path:
@@ -73,8 +85,8 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
         settings: The settings of the run.
 
     Raises:
-        ConfigError: The folder cannot be written, holds the results of another run, or belongs to a
-            run that began with other settings.
+        ConfigError: The folder cannot be written, is in use by another run, holds the results of
+            one, or belongs to a run that began with other settings.
     """
     parent = Path(settings.output_dir) / settings.task
     try:
@@ -82,15 +94,16 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
             earlier = _earlier_run(parent, settings)
             if earlier is not None:
                 (earlier / LOG).touch()  # raises now, and not at the end, if it cannot be written
-                return RunFolder(earlier, True, _finished(earlier))
+                lock = FolderLock(earlier)
+                return RunFolder(earlier, True, _finished(earlier), lock)
         if settings.run_name is None:
             folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / LOG).touch()
+        run = RunFolder(folder, lock=FolderLock(folder))
         _check_no_results(folder)
-        run = RunFolder(folder)
         run.checkpoint.unlink(missing_ok=True)  # that of an interrupted run which begins anew
     except OSError as error:
         raise _not_writable(settings, error) from error
@@ -105,13 +118,21 @@ def check_run_name(settings: TaskSettings) -> None:
         settings: The settings of one of the runs.
 
     Raises:
-        ConfigError: The folder holds the results of a finished run.
+        ConfigError: The folder holds the results of a finished run, or another run uses it.
     """
-    if settings.run_name is not None and not settings.resume:
-        _check_no_results(Path(settings.output_dir) / settings.task / settings.run_name)
+    if settings.run_name is None:
+        return
+    folder = Path(settings.output_dir) / settings.task / settings.run_name
+    if not settings.resume:
+        _check_no_results(folder)
+    if folder.is_dir():
+        try:
+            FolderLock(folder).release()
+        except OSError as error:
+            raise _not_writable(settings, error) from error
 
 
-def open_suite_folder(settings: Settings) -> Path:
+def open_suite_folder(settings: Settings) -> RunFolder:
     """Open the folder for the summary of several runs; each run has a folder of its own besides.
 
     It is `output_dir/glue/RUN_NAME`, or `output_dir/suite/RUN_NAME` where other tasks take part.
@@ -120,22 +141,24 @@ def open_suite_folder(settings: Settings) -> Path:
         settings: The settings of all runs.
 
     Raises:
-        ConfigError: The folder cannot be written, or holds the results of other settings.
+        ConfigError: The folder cannot be written, is in use by another run, or holds the results of
+            other settings.
     """
     parent = Path(settings.output_dir) / ("glue" if {*settings.tasks} <= {*GLUE_TASKS} else "suite")
     try:
         if settings.resume and (earlier := _earlier_run(parent, settings)) is not None:
-            return earlier
+            return RunFolder(earlier, resumed=True, lock=FolderLock(earlier))
         if settings.run_name is None:
             folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
-            _check_no_results(folder)
+        suite = RunFolder(folder, lock=FolderLock(folder))
+        _check_no_results(folder)
     except OSError as error:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())
-    return folder
+    return suite
 
 
 def _finished(folder: Path) -> bool:
@@ -169,7 +192,7 @@ def open_prediction_folder(settings: Settings, task: str) -> Path:
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            if not _claim_empty(folder):
                 raise ConfigError(
                     f"run_name={folder.name}: {folder} is not empty; take another name, or none"
                 )
@@ -177,6 +200,20 @@ def open_prediction_folder(settings: Settings, task: str) -> Path:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump() | {"task": task})
     return folder
+
+
+def _claim_empty(folder: Path) -> bool:
+    """Write a first file into an empty folder; False where it is not empty.
+
+    Of two runs that find it empty at the same time, one writes the file.
+    """
+    if any(folder.iterdir()):
+        return False
+    try:
+        (folder / CONFIG).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _not_writable(settings: Settings, error: OSError) -> ConfigError:
@@ -240,16 +277,8 @@ def _changed_settings(folder: Path, settings: Settings) -> dict[str, str]:
     Raises:
         ConfigError: The settings of that run cannot be read.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it holds no settings")
-    except ValueError as error:
-        raise ConfigError(
-            f"{folder / CONFIG} cannot be read: {error}. Name another run with run_name, or leave "
-            f"resume out to begin anew."
-        ) from error
-    then = dotted(config)
+    way_out = "Name another run with run_name, or leave resume out to begin anew."
+    then = dotted(read_json(folder / CONFIG, way_out))
     now = dotted(json.loads(json.dumps(settings.model_dump())))  # tuples become lists
     return {
         key: f"{then.get(key)} then, {now.get(key)} now"

@@ -20,6 +20,7 @@ from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.models.backbone import Backbone, load_tokenizer, quiet
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.models.head_model import model_class
+from bertvision_stream.models.sources import explained
 from bertvision_stream.modes.finished_run import FinishedRun
 from bertvision_stream.stream.blocks import BlockFormat, pick_block_tokens
 from bertvision_stream.stream.corpus import Corpus
@@ -61,7 +62,7 @@ class Scorer:
         self.objective = make_objective(run.task)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.head_dtype = pick_dtype(run.settings.train.precision, self.device)
-        with quiet():
+        with quiet(), explained(f"the model {run.model}"):
             model = model_class(per_token=run.task.per_token).from_pretrained(run.model)
         self._tokenizer: Any = load_tokenizer(str(run.model))
         self._head = model.head.to(self.device).requires_grad_(False)

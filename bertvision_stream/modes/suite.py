@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from pathlib import Path
 
 from bertvision_stream.modes.engine import Runtime
 from bertvision_stream.modes.inputs import TaskInputs
@@ -25,9 +26,20 @@ def run_suite(settings: Settings, inputs: list[TaskInputs], command: str, runtim
         The exit code: 0, or 1 where a run failed.
 
     Raises:
-        ConfigError: A folder that `run_name` gives to a run holds results already.
+        ConfigError: A folder that `run_name` gives to a run holds results already, or is in use.
     """
     from bertvision_stream.modes.run_folder import check_run_name, open_suite_folder
+
+    for each in inputs:
+        check_run_name(each.settings)
+    if settings.mode not in ("train", "search"):
+        return _run_each(inputs, command, runtime, None)
+    with open_suite_folder(settings) as folder:
+        return _run_each(inputs, command, runtime, folder.path)
+
+
+def _run_each(inputs: list[TaskInputs], command: str, runtime: Runtime, folder: Path | None) -> int:
+    """Run them; the summary goes to `folder`."""
     from bertvision_stream.report.suite import (
         Entry,
         read_metrics,
@@ -37,9 +49,6 @@ def run_suite(settings: Settings, inputs: list[TaskInputs], command: str, runtim
     )
     from bertvision_stream.utils.files import write_json, write_text
 
-    for each in inputs:
-        check_run_name(each.settings)
-    folder = open_suite_folder(settings) if settings.mode in ("train", "search") else None
     entries: list[Entry] = []
     while inputs:
         each = inputs.pop(0)

@@ -14,6 +14,7 @@ from bertvision_stream.modes.run_folder import (
     open_run_folder,
     temporary_folder_warning,
 )
+from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.log import log, logging_to
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def run_task(inputs: TaskInputs, command: str, runtime: Runtime) -> Path:
     """
     start = time.perf_counter()
     settings = inputs.settings
-    folder = open_run_folder(settings)
-    with logging_to(folder.path / LOG):
+    with open_run_folder(settings) as folder, logging_to(folder.path / LOG):
         if folder.finished:
             log.info("%s: this run is finished; its results are in %s", settings.task, folder.path)
             return folder.path
@@ -147,6 +147,11 @@ def _checkpoint_of(inputs: TaskInputs, folder: RunFolder) -> Checkpoint | None:
 
     if folder.checkpoint.exists():
         checkpoint = load_checkpoint(folder.checkpoint)
+        if not {"epoch", "run"} <= checkpoint.facts.keys():
+            raise ConfigError(
+                f"the checkpoint {folder.checkpoint} does not say where its run was. Delete it to "
+                f"train the head anew."
+            )
         log.info("resume: going on after epoch %d", checkpoint.facts["epoch"])
         return checkpoint
     if inputs.settings.resume:

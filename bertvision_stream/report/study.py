@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,8 @@ from bertvision_stream.data.splits import TaskData
 from bertvision_stream.report.tables import PREDICTORS, WIDTH, MeanStd, Table
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.training.metrics import main_score
+from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.files import read_json
 from bertvision_stream.utils.hashing import hash_contents
 
 BERT, HEAD, HEAD_ON_ALL = PREDICTORS["bert"], PREDICTORS["head"], "head on BERT of all rows"
@@ -171,10 +172,19 @@ class Study:
 
 
 def read_study(path: Path) -> Study | None:
-    """The interrupted study in a file; None where none was begun."""
+    """The interrupted study in a file; None where none was begun.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
     if not path.is_file():
         return None
-    return Study.from_json(json.loads(path.read_text(encoding="utf-8")))
+    way_out = "Delete it, and the study begins anew."
+    content = read_json(path, way_out)
+    try:
+        return Study.from_json(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged ({error!r}). {way_out}") from error
 
 
 def rows_fingerprint(data: TaskData) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 from bertvision_stream.report.tables import PREDICTORS, WIDTH, MeanStd, Table, mark_best
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.training.metrics import main_score
+from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.files import read_json
 
 SOURCE = "https://github.com/cbenge509/BERTVision"
 _SHORT_SPLITS = {"validation_matched": "-m", "validation_mismatched": "-mm"}  # mnli's
@@ -202,11 +203,24 @@ def suite_json(entries: Sequence[Entry], command: str) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """The `metrics.json` in the folder of a run; None where the run left none."""
+    """The `metrics.json` in the folder of a run; None where the run left none.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
     path = folder / "metrics.json"
     if not path.is_file():
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    way_out = "Delete it, and with resume=true its run ends again."
+    content = read_json(path, way_out)
+    try:
+        str(content["backbone"])
+        for split in content["splits"].values():
+            int(split["examples"])
+            for name in PREDICTORS:
+                split[name].items()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged ({error!r}). {way_out}") from error
     return content
 
 

@@ -17,8 +17,13 @@ from safetensors.torch import load, save
 
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.files import write_bytes, writing
+from bertvision_stream.utils.hashing import hash_contents
 
-_FACTS = "facts"
+_FACTS, _HASH = "facts", "hash"  # keys of the file's metadata
+
+
+class DamagedError(Exception):
+    """A checkpoint in which bits have changed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Checkpoint:
     def to_bytes(self) -> bytes:
         """A safetensors file."""
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
-        return save(tensors, {_FACTS: json.dumps(self.facts)})
+        facts = json.dumps(self.facts)
+        return save(tensors, {_FACTS: facts, _HASH: _hash(tensors, facts)})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
@@ -63,15 +69,30 @@ class Checkpoint:
 
         Raises:
             SafetensorError: This is no safetensors file, or half of one.
+            DamagedError: Something in it is not what `to_bytes` wrote.
             ValueError: It is one, of another program.
         """
         tensors = load(content)
         # Eight bytes say how long the header is, in which safetensors keeps text of ours.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        facts = json.loads(header.get("__metadata__", {}).get(_FACTS, ""))
+        metadata = header.get("__metadata__", {})
+        text = metadata.get(_FACTS, "")
+        # Checkpoints of earlier versions have no hash.
+        if _HASH in metadata and metadata[_HASH] != _hash(tensors, text):
+            raise DamagedError("what it holds is not what was written")
+        facts = json.loads(text)
         if not isinstance(facts, dict):
             raise ValueError("the facts are no object")
         return cls(tensors, facts)
+
+
+def _hash(tensors: Mapping[str, torch.Tensor], facts: str) -> str:
+    """A hash of all that a checkpoint holds."""
+    parts: list[Any] = [facts]
+    for name, tensor in sorted(tensors.items()):
+        # NumPy has no bf16, but bytes.
+        parts += [name, repr((tensor.dtype, tensor.shape)), tensor.flatten().view(torch.uint8)]
+    return hash_contents(parts)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -95,7 +116,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint.from_bytes(path.read_bytes())
     except OSError as error:
         cause = str(error.strerror)
-    except SafetensorError as error:
+    except (SafetensorError, DamagedError) as error:
         cause = str(error)
     except ValueError:
         cause = "it was not written by bertvision_stream"

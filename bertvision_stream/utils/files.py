@@ -1,19 +1,22 @@
 """Files and folders that a reader sees as a whole or not at all.
 
 Everything is written beside its place, under a hidden name, and renamed when it is complete. What
-keeps it from being written becomes an `OutputError`.
+keeps it from being written becomes an `OutputError`; a damaged file of JSON a `ConfigError`.
 """
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
-from bertvision_stream.utils.errors import OutputError
+from bertvision_stream.utils.errors import ConfigError, OutputError
 
 
 @contextmanager
@@ -39,18 +42,27 @@ def writing(path: Path) -> Iterator[None]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder to be filled, which takes the place of `folder` at the end.
 
+    Where two processes do so at the same time, the folder that is put in place first stays.
+
     Raises:
         OutputError: It cannot be written.
     """
-    beside = _beside(folder)
+    beside, replaced = _beside(folder), _beside(folder)
     try:
         with writing(folder):
             beside.mkdir(parents=True)
             yield beside
-            shutil.rmtree(folder, ignore_errors=True)
-            beside.rename(folder)
+            with suppress(FileNotFoundError):
+                folder.rename(replaced)
+            try:
+                beside.rename(folder)
+            except OSError as error:
+                # Another process has put its folder there since the line above.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -88,5 +100,25 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, way_out: str = "") -> dict[str, Any]:
+    """Reads a file of JSON with an object in it.
+
+    Args:
+        path: The file.
+        way_out: A sentence that says what to do where the file is damaged.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. {way_out}".rstrip()) from error
+    return content
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A name of its own each time: process ids are shared by containers and come again."""
+    return path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")

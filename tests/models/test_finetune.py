@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -282,7 +284,11 @@ def test_nothing_else_changes_the_hash(
     assert hash_of(model_folder, store=cut) == before
 
 
-RECORD = {"task": "rte", "seconds": 1.5, "validation": {"validation": {"accuracy": 0.5}}}
+RECORD: dict[str, Any] = {
+    "task": "rte",
+    "seconds": 1.5,
+    "validation": {"validation": {"accuracy": 0.5}},
+}
 
 
 def test_a_saved_fine_tuning_is_found_and_loads_as_it_was(tmp_path: Path):
@@ -290,7 +296,11 @@ def test_a_saved_fine_tuning_is_found_and_loads_as_it_was(tmp_path: Path):
     assert find_finetuned(folder) is None
     model = tiny_classifier(num_labels=3)
     save_finetuned(folder, BackboneWeights.of(model), tiny_tokenizer(), RECORD)
-    assert find_finetuned(folder) == RECORD
+    found = find_finetuned(folder)
+    assert found is not None
+    assert found.validation == RECORD["validation"]
+    assert found.is_of(BackboneWeights.of(model))
+    assert json.loads((folder / "finetune.json").read_text()).items() >= RECORD.items()
     assert [path.name for path in folder.parent.iterdir()] == ["rte-0123"]
     loaded, is_trained = load_classifier(str(folder), num_labels=3)
     assert is_trained
@@ -305,7 +315,7 @@ def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path):
     (folder / "left over").touch()
     newer = tiny_classifier(seed=1)
     save_finetuned(folder, BackboneWeights.of(newer), tiny_tokenizer(), RECORD | {"seconds": 2.0})
-    assert find_finetuned(folder) == RECORD | {"seconds": 2.0}
+    assert json.loads((folder / "finetune.json").read_text())["seconds"] == 2.0
     assert not (folder / "left over").exists()
     loaded, _ = load_classifier(str(folder), num_labels=2)
     assert torch.equal(loaded.classifier.weight, newer.classifier.weight)
@@ -323,4 +333,6 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch: 
         with pytest.raises(KeyboardInterrupt):
             save_finetuned(folder, weights, tiny_tokenizer(), {})
     assert find_finetuned(new) is None
-    assert find_finetuned(old) == RECORD
+    found = find_finetuned(old)
+    assert found is not None
+    assert found.is_of(weights)

@@ -257,6 +257,66 @@ def test_runs_that_cannot_be_used(finished: Exported):
     )
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"head": None},
+        {"head": [1]},
+        {"head": {"kind": "cls", "adapter_dim": "x"}},
+        {"head": {"kind": "another"}},
+        {"max_tokens": "many"},
+        {"id2label": {"0": "cats", "2": "dogs"}},
+        {"id2label": ["cats", "dogs"]},
+        {"problem_type": 3},
+        {"backbone_config": 3},
+        {"backbone_source": 3},
+        {"backbone_source": None},
+        {"backbone_config": {"model_type": "bert", "hidden_size": "wide"}},
+        {"backbone_config": {"hidden_size": 3}},
+        {"head": {"kind": "adapter_pooler", "adapter_dim": 5}},
+    ],
+    ids=str,
+)
+def test_a_model_whose_configuration_is_damaged(finished: Exported, changed: dict[str, Any]):
+    path = finished.folder / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | changed))
+    said = error_of("run=outputs/custom/one", "data.path=rows.csv", "run_name=p")
+    assert "outputs/custom/one" in said
+    del content["head"]
+    path.write_text(json.dumps(content))
+    said = error_of("run=outputs/custom/one", "data.path=rows.csv")
+    assert said.startswith(
+        f"run=outputs/custom/one: {Path('outputs/custom/one/model/config.json')}"
+    )
+    assert "is damaged, or of another version: head: Field required. " in said
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff" * 40, (2**40).to_bytes(8, "little") + b"{}" * 9]
+)
+def test_a_model_whose_weights_are_damaged(finished: Exported, content: bytes):
+    (finished.folder / "model.safetensors").write_bytes(content)
+    said = error_of("run=outputs/custom/one", "data.path=rows.csv", "run_name=p")
+    assert said.startswith("the model outputs/custom/one/model cannot be loaded: ")
+
+
+def test_a_run_whose_settings_are_damaged(finished: Exported):
+    path = Path("outputs/custom/one/config.json")
+    content = json.loads(path.read_text())
+    for damaged in (
+        "{",
+        "[]",
+        json.dumps(content | {"seed": "x"}),
+        json.dumps(content | {"data": 3}),
+        json.dumps(content | {"data": content["data"] | {"text_columns": None}}),
+    ):
+        path.write_text(damaged)
+        said = error_of("run=outputs/custom/one", "data.path=rows.csv")
+        assert said.startswith("run=outputs/custom/one: "), damaged
+        assert "config.json" in said
+
+
 def test_settings_that_are_the_runs_are_refused():
     with pytest.raises(UserError) as caught:
         load_settings(["mode=predict", "run=a", "data.path=b.csv", "head.pool=cls", "seed=3"])

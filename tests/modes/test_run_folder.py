@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from tiny import task_settings
 
-from bertvision_stream.modes.run_folder import RunFolder, open_run_folder, temporary_folder_warning
+from bertvision_stream.modes.run_folder import (
+    RunFolder,
+    check_run_name,
+    open_prediction_folder,
+    open_run_folder,
+    open_suite_folder,
+    temporary_folder_warning,
+)
+from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.settings.settings import TaskSettings, dotted
 from bertvision_stream.utils.errors import ConfigError
 
@@ -65,7 +80,7 @@ def test_a_new_run_is_named_by_its_time(runs: Runs):
     assert run.checkpoint == run.path / "checkpoints" / "last.safetensors"
     config = json.loads((run.path / "config.json").read_text())
     assert TaskSettings.model_validate(config) == runs.settings("train.epochs=3", "train.lr=0.01")
-    assert sorted(path.name for path in run.path.iterdir()) == ["config.json"]
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "config.json"]
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(
@@ -110,9 +125,9 @@ def test_a_finished_run_is_not_overwritten(runs: Runs, resume: str):
 
 @pytest.mark.parametrize("name", [(), ("run_name=one",)], ids=["no name", "a name"])
 def test_with_nothing_to_go_on_with_a_run_begins(runs: Runs, name: tuple[str, ...]):
-    run = runs.open("resume=true", *name)
-    assert run == RunFolder(run.path)
-    assert (run.path / "config.json").is_file()
+    with runs.open("resume=true", *name) as run:
+        assert run == RunFolder(run.path)
+        assert (run.path / "config.json").is_file()
     again = runs.open("resume=true", *name)
     assert again == RunFolder(run.path, resumed=True)
 
@@ -233,6 +248,72 @@ def test_a_checkpoint_that_cannot_be_removed(runs: Runs):
     error = runs.error("run_name=one")
     assert error.startswith(f"output_dir={runs.output_dir} cannot be written: ")
     assert error.endswith(f" ({checkpoint})")
+
+
+@contextmanager
+def held_by_another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a run's folder until it is killed."""
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from bertvision_stream.utils.folder_lock import FolderLock\n"
+        "lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_folder_that_a_live_run_holds_is_refused_and_a_dead_ones_is_not(runs: Runs):
+    path = runs.begin("run_name=one", epochs=2)
+    with held_by_another_process(path) as holder:
+        before = runs.files()
+        for overrides in (("run_name=one",), ("run_name=one", "resume=true"), ("resume=true",)):
+            error = runs.error(*overrides)
+            assert error.startswith(f"{path} is in use by another run that has not ended (")
+            assert f"(process {holder.pid} on {socket.gethostname()}, since " in error
+        with pytest.raises(ConfigError, match=f"process {holder.pid} on "):
+            check_run_name(runs.settings("run_name=one"))
+        assert runs.files() == before
+        assert runs.open().path != path
+        holder.kill()
+        holder.wait()
+        check_run_name(runs.settings("run_name=one"))
+        assert runs.open("run_name=one", "resume=true").checkpoint.exists()
+
+
+def test_two_runs_of_one_process_do_not_share_a_folder(runs: Runs):
+    with runs.open("run_name=one") as run:
+        assert str(run.path) in runs.error("run_name=one")
+    assert runs.open("run_name=one") == run
+
+
+def test_a_suite_and_predictions_have_folders_of_their_own(runs: Runs):
+    settings = load_settings(["task=[cola,rte]", "run_name=night", f"output_dir={runs.output_dir}"])
+    in_use = re.escape(f"{runs.output_dir / 'suite' / 'night'} is in use by another run")
+    with open_suite_folder(settings), pytest.raises(ConfigError, match=in_use):
+        open_suite_folder(settings)
+    open_prediction_folder(settings, "cola")
+    with pytest.raises(ConfigError, match="is not empty"):
+        open_prediction_folder(settings, "cola")
+
+
+def test_without_locks_a_run_goes_on_and_names_the_one_before(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def no_locks(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    runs.begin("run_name=one")
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    runs.open("run_name=one", "resume=true")
+    (warning,) = caplog.messages
+    assert "without locks (No locks available): make sure that no other run uses it" in warning
+    assert f"the last one was process {os.getpid()} on {socket.gethostname()}" in warning
 
 
 def test_nested_settings_as_dotted_keys():

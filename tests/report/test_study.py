@@ -146,6 +146,10 @@ def test_a_study_is_read_as_it_was_written(tmp_path: Path):
     assert read_study(path) is None
     path.write_text(json.dumps(study.to_json() | {"command": "something"}, allow_nan=False))
     assert read_study(path) == study
+    for damaged in ("", "[]", "{}", '{"points": 3}', '{"points": [{}], "streams": []}'):
+        path.write_text(damaged)
+        with pytest.raises(ConfigError, match="Delete it, and the study begins anew"):
+            read_study(path)
     assert study.has(0.5, 1.0, 2)
     assert not study.has(0.5, 0.1, 2)
 
@@ -355,7 +359,8 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
 
 def test_a_finished_study_is_a_finished_run(tmp_path: Path):
     argv = ["mode=study", "study.fractions=[0.1,1]", f"output_dir={tmp_path}", "run_name=one"]
-    folder = open_run_folder(task_settings("cola", *argv))
+    with open_run_folder(task_settings("cola", *argv)) as folder:
+        pass
     assert not open_run_folder(task_settings("cola", *argv, "resume=true")).finished
     (folder.path / "study.json").write_text("{}")
     assert open_run_folder(task_settings("cola", *argv, "resume=true")).finished

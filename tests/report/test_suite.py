@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,6 +21,7 @@ from bertvision_stream.report.suite import (
     glue_means,
     metric_rows,
     published_means,
+    read_metrics,
     render_suite,
     render_suite_markdown,
     size_of,
@@ -27,7 +29,7 @@ from bertvision_stream.report.suite import (
 )
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import GLUE_TASKS, TASKS
-from bertvision_stream.utils.errors import BertvisionError, StreamError
+from bertvision_stream.utils.errors import BertvisionError, ConfigError, StreamError
 
 SPLITS = {"mnli": ("validation_matched", "validation_mismatched")}
 
@@ -301,3 +303,13 @@ def test_everything_is_json():
     assert content["command"] == "the command"
     assert content["summary"]["squad_v2"]["validation"].keys() == {"exact", "f1"}
     assert {row["task"] for row in content["published"]["scores"]} == {"cola", "rte", "squad_v2"}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"splits": 3}', '{"backbone": "x", "splits": {"validation": {}}}']
+)
+def test_damaged_metrics_of_a_run_name_the_file(tmp_path: Path, content: str):
+    assert read_metrics(tmp_path) is None
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "metrics.json"))):
+        read_metrics(tmp_path)

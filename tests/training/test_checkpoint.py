@@ -246,6 +246,32 @@ def test_a_file_that_is_damaged_or_none_of_ours(tmp_path: Path):
         assert re.fullmatch(expected, str(caught.value)), (name, str(caught.value))
 
 
+def test_every_flipped_bit_of_what_it_holds_is_noticed(tmp_path: Path):
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, Checkpoint(TENSORS, FACTS))
+    sound = path.read_bytes()
+    length = int.from_bytes(sound[:8], "little")
+    facts = sound.index(b"epoch")
+    rng = np.random.default_rng(0)
+    places = {facts, 8 + length, len(sound) - 1, *rng.integers(8 + length, len(sound), 20)}
+    for place in places:
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << int(rng.integers(0, 3))
+        path.write_bytes(damaged)
+        with pytest.raises(
+            ConfigError, match=r"cannot be read: .*Delete it to train the head anew"
+        ):
+            load_checkpoint(path)
+
+
+def test_a_checkpoint_of_a_version_without_hashes_still_loads(tmp_path: Path):
+    path = tmp_path / "last.safetensors"
+    save_file({"x": torch.ones(2)}, path, {"facts": json.dumps(FACTS)})
+    loaded = load_checkpoint(path)
+    assert loaded.facts == FACTS
+    assert torch.equal(loaded.tensors["x"], torch.ones(2))
+
+
 def test_a_checkpoint_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "checkpoints").write_text("in the way")
     path = tmp_path / "checkpoints" / "last.safetensors"
