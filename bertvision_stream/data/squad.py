@@ -80,9 +80,8 @@ def load_squad(settings: TaskSettings) -> RawData:
             rows cannot be used, which the message names by their ids.
     """
     task = TASKS[settings.task]
-    splits = load_splits(task, settings.data.path, read=_read, take=from_hub)
+    splits, notes = load_splits(task, settings.data.path, read=_read, take=from_hub)
     train, *validation = splits
-    notes = []
     for rows in splits:
         empty = [rows.ids[i] for i, texts in enumerate(rows.texts) if not texts[0].strip()]
         if empty:
