@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from bertvision_stream.data.originals import how_to_convert
 from bertvision_stream.data.rows import (
     SUFFIXES,
     RawData,
@@ -101,6 +102,7 @@ def _from_folder(
             raise DataError(
                 f"data.path={path} has no {split} split of {task.name}: looked for {looked_for} "
                 f"in {where}; {folder} holds {describe_folder(folder)}"
+                f"{how_to_convert(task, path)}"
             )
         rows.append(read(files))
         used += files

@@ -13,6 +13,7 @@ import numpy as np
 
 from bertvision_stream.data.custom import as_names
 from bertvision_stream.data.glue import hub_class_names, hub_source, load_from_hub
+from bertvision_stream.data.originals import how_to_convert
 from bertvision_stream.data.rows import (
     SHARD,
     SUFFIXES,
@@ -71,7 +72,7 @@ def read_new_rows(task: Task, path: str | None) -> list[NewRows]:
         return kind.load(task)
     place = Path(path)
     if place.is_file():
-        require_suffix(place)
+        require_suffix(place, how_to_convert(task, place.parent))
         name = re.sub(f"{SHARD.pattern}$", "", place.stem)
         return [kind.read(re.sub(r"[^\w.-]", "_", name), [place], task)]
     if not place.is_dir():
@@ -109,7 +110,8 @@ def _find_splits(path: Path, task: Task, kind: _Kind) -> dict[str, list[Path]]:
         raise DataError(
             f"data.path={path} has no test split: looked for test.* or all shards of it "
             f"{kind.also} with the suffix {' or '.join(SUFFIXES)} in {folder}, which holds "
-            f"{describe_folder(folder)}. To score other rows, name a file."
+            f"{describe_folder(folder)}. To score other rows, name a file"
+            f"{how_to_convert(task, path) or '.'}"
         )
     for note in files_left_out(folder, kind.splits, [*chain.from_iterable(found.values())]):
         log.info("%s", note)

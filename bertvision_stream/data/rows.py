@@ -150,14 +150,14 @@ def listing(items: Sequence[str]) -> str:
     return f"{shown} and {len(items) - NUM_LISTED} more" if len(items) > NUM_LISTED else shown
 
 
-def require_suffix(path: Path) -> None:
-    """Checks that `data.path` names a file of a known format.
+def require_suffix(path: Path, advice: str = "") -> None:
+    """Checks that `data.path` names a file of a known format; else an error ends with the advice.
 
     Raises:
         DataError: It does not.
     """
     if path.suffix not in SUFFIXES:
-        raise DataError(f"data.path={path} is none of {', '.join(SUFFIXES)}")
+        raise DataError(f"data.path={path} is none of {', '.join(SUFFIXES)}{advice}")
 
 
 def source_of(files: Sequence[Path]) -> str:

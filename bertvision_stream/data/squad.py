@@ -110,6 +110,8 @@ def questions_from_rows(rows: Sequence[dict[str, Any]], source: str) -> Question
     texts: list[tuple[str, ...]] = []
     for number, row in enumerate(rows, start=1):
         name = row["id"]
+        if isinstance(name, int) and not isinstance(name, bool):
+            name = str(name)
         has_name = isinstance(name, str) and bool(name.strip())
         fault = _fault(row) if has_name else "it has no id"
         if has_name and name in seen:

@@ -133,6 +133,13 @@ def test_all_bad_rows_are_counted_and_the_first_named():
     assert lines[11] == "  and 15 more"
 
 
+def test_ids_may_be_integers():
+    rows = [GOOD | {"id": 0}, GOOD | {"id": 17}]
+    assert questions_from_rows(rows, "here").ids == ["0", "17"]
+    assert refused(*rows, GOOD | {"id": "17"}) == ["17: another row has the same id"]
+    assert refused(*rows, GOOD | {"id": True}) == ["row 3: it has no id"]
+
+
 def test_a_folder_laid_out_as_on_the_hub(tmp_path: Path):
     train, validation = generated_rows(40, seed=0), generated_rows(9, seed=1, prefix="v")
     data = load(write_squad(tmp_path, train, validation), "data.train_fraction=0.25")
