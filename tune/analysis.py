@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, get_args
 from bertvision_stream.report.tables import Table
 from bertvision_stream.settings.search_dimensions import show
 from bertvision_stream.utils.errors import ConfigError, SearchError, UserError
+from bertvision_stream.utils.terminal import printable
 from bertvision_stream.utils.units import format_seconds
 from tune.trial_results import BEST_RULE, FAILURE, SCORE
 from tune.trials import Search, Status, Trial, best_trial, read_search
@@ -123,12 +124,12 @@ def main(argv: Sequence[str]) -> int:
         return 2
     try:
         search = read_search(Path(argv[0]))
-        print(render_trials(search))
+        print(printable(render_trials(search)))
         files = write_analysis(search, Path(argv[0]))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
         return 2
-    print("\n" + "\n".join(f"written: {file}" for file in files))
+    print(printable("\n" + "\n".join(f"written: {file}" for file in files)))
     return 0 if any(trial.is_eligible for trial in search.trials) else 1
 
 
