@@ -84,7 +84,7 @@ def render_trials(search: Search) -> str:
     return "\n".join(lines + [fill(fact, 100, break_long_words=False) for fact in facts])
 
 
-def write_analysis(search: Search, folder: Path) -> list[Path]:
+def write_analysis(search: Search, folder: str | Path) -> list[Path]:
     """Write `trials.csv` and `plots/*.png`.
 
     Args:
@@ -99,6 +99,7 @@ def write_analysis(search: Search, folder: Path) -> list[Path]:
     """
     from tune.plots import write_plots  # imported late: matplotlib takes a while to load
 
+    folder = Path(folder).expanduser()
     table = folder / "trials.csv"
     try:
         trial_table(search).to_csv(table, index=False)
@@ -123,9 +124,9 @@ def main(argv: Sequence[str]) -> int:
         print(_USAGE, file=sys.stderr)
         return 2
     try:
-        search = read_search(Path(argv[0]))
+        search = read_search(argv[0])
         print(printable(render_trials(search)))
-        files = write_analysis(search, Path(argv[0]))
+        files = write_analysis(search, argv[0])
     except UserError as error:
         print(printable(error), file=sys.stderr)
         return 2
