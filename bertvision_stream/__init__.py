@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,20 @@ _REGISTERING = {
     "transformers.models.auto.configuration_auto": "bertvision_stream.models.head_config",
     "transformers.models.auto.modeling_auto": "bertvision_stream.models.head_model",
 }
+
+
+# The analysis of a search: in notebooks `from ray import tune` takes the name of our package.
+_ANALYSIS = ("read_search", "trial_table", "best_trial", "write_analysis")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the analysis of a search when it is asked for: it loads Ray."""
+    if name not in _ANALYSIS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bertvision_stream.utils.own_packages import claim_own_packages
+
+    claim_own_packages()
+    return getattr(import_module("tune.analysis"), name)
 
 
 class _RegisterOnImport(MetaPathFinder):

@@ -27,6 +27,7 @@ from bertvision_stream.utils.errors import (
     UserError,
 )
 from bertvision_stream.utils.own_packages import claim_own_packages
+from bertvision_stream.utils.terminal import printable
 
 if TYPE_CHECKING:
     from bertvision_stream.models.job import Job
@@ -105,10 +106,10 @@ def main(argv: Sequence[str]) -> int:
             return run_suite(settings, inputs, command, runtime)
         run_task(inputs[0], command, runtime)
     except UserError as error:
-        print(f"\n{error}", file=sys.stderr)
+        print(f"\n{printable(error)}", file=sys.stderr)
         return USER_ERROR
     except BertvisionError as error:
-        print(f"\nThe run failed: {error}", file=sys.stderr)
+        print(f"\nThe run failed: {printable(error)}", file=sys.stderr)
         return RUN_ERROR
     except KeyboardInterrupt:
         print(f"\nInterrupted.{_how_to_resume(argv)}", file=sys.stderr)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, get_args
 from bertvision_stream.report.tables import Table
 from bertvision_stream.settings.search_dimensions import show
 from bertvision_stream.utils.errors import ConfigError, SearchError, UserError
+from bertvision_stream.utils.terminal import printable
 from bertvision_stream.utils.units import format_seconds
 from tune.trial_results import BEST_RULE, FAILURE, SCORE
 from tune.trials import Search, Status, Trial, best_trial, read_search
@@ -83,7 +84,7 @@ def render_trials(search: Search) -> str:
     return "\n".join(lines + [fill(fact, 100, break_long_words=False) for fact in facts])
 
 
-def write_analysis(search: Search, folder: Path) -> list[Path]:
+def write_analysis(search: Search, folder: str | Path) -> list[Path]:
     """Write `trials.csv` and `plots/*.png`.
 
     Args:
@@ -98,6 +99,7 @@ def write_analysis(search: Search, folder: Path) -> list[Path]:
     """
     from tune.plots import write_plots  # imported late: matplotlib takes a while to load
 
+    folder = Path(folder).expanduser()
     table = folder / "trials.csv"
     try:
         trial_table(search).to_csv(table, index=False)
@@ -122,13 +124,13 @@ def main(argv: Sequence[str]) -> int:
         print(_USAGE, file=sys.stderr)
         return 2
     try:
-        search = read_search(Path(argv[0]))
-        print(render_trials(search))
-        files = write_analysis(search, Path(argv[0]))
+        search = read_search(argv[0])
+        print(printable(render_trials(search)))
+        files = write_analysis(search, argv[0])
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
         return 2
-    print("\n" + "\n".join(f"written: {file}" for file in files))
+    print(printable("\n" + "\n".join(f"written: {file}" for file in files)))
     return 0 if any(trial.is_eligible for trial in search.trials) else 1
 
 

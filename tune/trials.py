@@ -104,7 +104,7 @@ class Search:
         return tuple(n for n in columns if n.startswith("validation") and n != "validation_loss")
 
 
-def read_search(path: Path) -> Search:
+def read_search(path: str | Path) -> Search:
     """Read a search from the folder of its run, or from Tune's experiment folder in it.
 
     For a search that still runs it is what Tune has written so far, some ten seconds behind.
@@ -115,7 +115,7 @@ def read_search(path: Path) -> Search:
     Raises:
         ConfigError: `path` does not hold one search.
     """
-    folder = _experiment_folder(path)
+    folder = _experiment_folder(Path(path).expanduser())
     config = _run_config(folder)
     analysis = _load(folder)
     epochs = {

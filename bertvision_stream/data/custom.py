@@ -17,6 +17,7 @@ from bertvision_stream.data.rows import (
     RawData,
     Rows,
     describe_folder,
+    files_left_out,
     find_split_files,
     listing,
     read_rows,
@@ -46,7 +47,8 @@ def load_custom(settings: TaskSettings) -> RawData:
     assert settings.data.path is not None
     assert text_columns is not None
     assert label_column is not None
-    train_files, validation_files = _find_files(Path(settings.data.path).expanduser())
+    path = Path(settings.data.path)
+    train_files, validation_files = _find_files(path)
     splits = [
         read_rows(files, text_columns=text_columns, label_column=label_column)
         for files in (train_files, validation_files)
@@ -75,6 +77,9 @@ def load_custom(settings: TaskSettings) -> RawData:
             f"of the {num_rows:,} training rows, drawn with seed {settings.seed}, are held out as "
             "one."
         )
+    if path.is_dir():
+        used = [*train_files, *validation_files]
+        notes += files_left_out(path, ("train", *VALIDATION_NAMES), used)
     return RawData(task, splits[0], {"validation": splits[1]}, notes)
 
 
@@ -118,8 +123,9 @@ def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
         train = files if len(files) == 1 and not find_split_files(path, ["test"]) else []
     if not train:
         raise DataError(
-            f"data.path={path} has no training split: looked for train or train-* with the suffix "
-            f"{' or '.join(SUFFIXES)}, or a single such file; it holds {describe_folder(path)}"
+            f"data.path={path} has no training split: looked for train, or shards such as "
+            f"train-00000-of-00002, with the suffix {' or '.join(SUFFIXES)}, or a single such "
+            f"file; it holds {describe_folder(path)}"
         )
     return train, validation
 

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from bertvision_stream.data.originals import how_to_convert
 from bertvision_stream.data.rows import (
     SUFFIXES,
     RawData,
     Rows,
     describe_folder,
+    files_left_out,
     find_split_files,
     read_rows,
     rows_from_table,
@@ -40,9 +42,8 @@ def load_glue(settings: TaskSettings) -> RawData:
     def read(files: Sequence[Path]) -> Rows:
         return read_rows(files, text_columns=task.text_columns, label_column=task.label_column)
 
-    rows = load_splits(task, settings.data.path, read=read, take=_hub_rows)
+    rows, notes = load_splits(task, settings.data.path, read=read, take=_hub_rows)
     train, *validation = rows
-    notes = []
     if task.kind == "classification" and any(split.labels.dtype.kind == "i" for split in rows):
         meaning = ", ".join(f"{i} is {name}" for i, name in enumerate(task.label_names))
         notes.append(
@@ -57,8 +58,8 @@ def load_splits(
     *,
     read: Callable[[Sequence[Path]], RowsT],
     take: Callable[[Task, str, datasets.Dataset], RowsT],
-) -> list[RowsT]:
-    """The rows of a task's training split and of its validation splits, in order.
+) -> tuple[list[RowsT], list[str]]:
+    """The rows of a task's training split and of its validation splits, in order, and notes.
 
     Args:
         task: Names the splits, the folder and the hub's repository.
@@ -72,9 +73,9 @@ def load_splits(
     """
     splits = (task.train_split, *task.validation_splits)
     if path is not None:
-        return _from_folder(task, splits, Path(path).expanduser(), read)
+        return _from_folder(task, splits, Path(path), read)
     loaded = zip(splits, load_from_hub(task, splits), strict=True)
-    return [take(task, split, rows) for split, rows in loaded]
+    return [take(task, split, rows) for split, rows in loaded], []
 
 
 def _from_folder(
@@ -82,7 +83,7 @@ def _from_folder(
     splits: tuple[str, ...],
     path: Path,
     read: Callable[[Sequence[Path]], RowsT],
-) -> list[RowsT]:
+) -> tuple[list[RowsT], list[str]]:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise DataError(
@@ -90,18 +91,22 @@ def _from_folder(
             f"{task.name}/{splits[0]}-*.parquet and the like"
         )
     folder = path / task.name if (path / task.name).is_dir() else path
-    rows = []
+    rows: list[RowsT] = []
+    used: list[Path] = []
     for split in splits:
         files = find_split_files(folder, [split])
         if not files:
-            looked_for = " or ".join(f"{split}-*{suffix}" for suffix in SUFFIXES)
+            looked_for = f"{split}, or shards such as {split}-00000-of-00002, with the suffix "
+            looked_for += " or ".join(SUFFIXES)
             where = folder if folder != path else f"{path / task.name} and in {path}"
             raise DataError(
                 f"data.path={path} has no {split} split of {task.name}: looked for {looked_for} "
                 f"in {where}; {folder} holds {describe_folder(folder)}"
+                f"{how_to_convert(task, path)}"
             )
         rows.append(read(files))
-    return rows
+        used += files
+    return rows, files_left_out(folder, splits, used)
 
 
 def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:

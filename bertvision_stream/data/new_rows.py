@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,14 @@ import numpy as np
 
 from bertvision_stream.data.custom import as_names
 from bertvision_stream.data.glue import hub_class_names, hub_source, load_from_hub
+from bertvision_stream.data.originals import how_to_convert
 from bertvision_stream.data.rows import (
+    SHARD,
     SUFFIXES,
     Rows,
     class_names,
     describe_folder,
+    files_left_out,
     find_split_files,
     read_table,
     require_suffix,
@@ -27,6 +31,7 @@ from bertvision_stream.data.splits import Split, encode_labels
 from bertvision_stream.data.squad import Questions, from_hub, read_new_questions
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
+from bertvision_stream.utils.log import log
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,10 +70,10 @@ def read_new_rows(task: Task, path: str | None) -> list[NewRows]:
                 f"or a folder with test.* files"
             )
         return kind.load(task)
-    place = Path(path).expanduser()
+    place = Path(path)
     if place.is_file():
-        require_suffix(place)
-        name = re.sub(r"-\d+-of-\d+$", "", place.stem)
+        require_suffix(place, how_to_convert(task, place.parent))
+        name = re.sub(f"{SHARD.pattern}$", "", place.stem)
         return [kind.read(re.sub(r"[^\w.-]", "_", name), [place], task)]
     if not place.is_dir():
         raise DataError(f"data.path={place} does not exist")
@@ -103,10 +108,13 @@ def _find_splits(path: Path, task: Task, kind: _Kind) -> dict[str, list[Path]]:
     found = {name: files for name, files in found.items() if files}
     if not found:
         raise DataError(
-            f"data.path={path} has no test split: looked for test.* or test-* {kind.also} "
-            f"with the suffix {' or '.join(SUFFIXES)} in "
-            f"{folder}, which holds {describe_folder(folder)}. To score other rows, name a file."
+            f"data.path={path} has no test split: looked for test.* or all shards of it "
+            f"{kind.also} with the suffix {' or '.join(SUFFIXES)} in {folder}, which holds "
+            f"{describe_folder(folder)}. To score other rows, name a file"
+            f"{how_to_convert(task, path) or '.'}"
         )
+    for note in files_left_out(folder, kind.splits, [*chain.from_iterable(found.values())]):
+        log.info("%s", note)
     return dict(list(found.items())[:1]) if kind.only_first else found
 
 

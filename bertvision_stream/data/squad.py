@@ -80,9 +80,8 @@ def load_squad(settings: TaskSettings) -> RawData:
             rows cannot be used, which the message names by their ids.
     """
     task = TASKS[settings.task]
-    splits = load_splits(task, settings.data.path, read=_read, take=from_hub)
+    splits, notes = load_splits(task, settings.data.path, read=_read, take=from_hub)
     train, *validation = splits
-    notes = []
     for rows in splits:
         empty = [rows.ids[i] for i, texts in enumerate(rows.texts) if not texts[0].strip()]
         if empty:
@@ -111,6 +110,8 @@ def questions_from_rows(rows: Sequence[dict[str, Any]], source: str) -> Question
     texts: list[tuple[str, ...]] = []
     for number, row in enumerate(rows, start=1):
         name = row["id"]
+        if isinstance(name, int) and not isinstance(name, bool):
+            name = str(name)
         has_name = isinstance(name, str) and bool(name.strip())
         fault = _fault(row) if has_name else "it has no id"
         if has_name and name in seen:

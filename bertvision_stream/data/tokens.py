@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+_CHARACTERS_AT_A_TIME = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,3 +62,23 @@ class TokenStore:
     def tokens(self, i: int) -> np.ndarray:
         """The token ids of example `i`, int32: a view."""
         return self.input_ids[self.offsets[i] : self.offsets[i + 1]]
+
+
+def batches_of_texts(
+    texts: Sequence[tuple[str, ...]], max_rows: int
+) -> Iterator[Sequence[tuple[str, ...]]]:
+    """Yields the rows in order, few at a time.
+
+    A tokenizer's objects dwarf the arrays that are made from them, so a batch holds at most
+    `max_rows` rows, and at most a million characters unless a single row has more.
+    """
+    start = num_characters = 0
+    for end, row in enumerate(texts):
+        length = sum(map(len, row))
+        is_full = end - start == max_rows or num_characters + length > _CHARACTERS_AT_A_TIME
+        if is_full and end > start:
+            yield texts[start:end]
+            start, num_characters = end, 0
+        num_characters += length
+    if start < len(texts):
+        yield texts[start:]

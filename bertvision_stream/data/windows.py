@@ -20,13 +20,13 @@ import numpy as np
 
 from bertvision_stream.data.splits import Split
 from bertvision_stream.data.squad import Questions
-from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.data.tokens import TokenStore, batches_of_texts
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
 
-_QUESTIONS_AT_A_TIME = 500  # bounds the tokenizer's Python objects, which dwarf the arrays
+_QUESTIONS_AT_A_TIME = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +141,11 @@ def tokenize_windows(
     questions, num_cut = _cut_questions([q.lstrip() for q, _ in split.texts], tokenizer, limit)
     has_types = "token_type_ids" in tokenizer.model_input_names
     ids, type_ids, chars, windows_of, lengths, contexts, nulls = [], [], [], [], [], [], []
-    for first in range(0, len(split), _QUESTIONS_AT_A_TIME):
-        rows = slice(first, first + _QUESTIONS_AT_A_TIME)
+    first = 0
+    for batch in batches_of_texts(split.texts, _QUESTIONS_AT_A_TIME):
         encoded = tokenizer(
-            questions[rows],
-            [context for _, context in split.texts[rows]],
+            questions[first : first + len(batch)],
+            [context for _, context in batch],
             truncation="only_second",
             max_length=max_length,
             stride=stride,
@@ -165,6 +165,7 @@ def tokenize_windows(
             contexts.append(context)
             # argmax gives position 0 where a tokenizer has no such token, as is usual for SQuAD.
             nulls.append(int(np.argmax(window_ids == tokenizer.cls_token_id)))
+        first += len(batch)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     question_W = np.concatenate(windows_of)
     char_spans, context_W2 = np.concatenate(chars), np.array(contexts, dtype=np.int32)

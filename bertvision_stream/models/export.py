@@ -81,7 +81,7 @@ def backbone_source(folder: Path, settings: TaskSettings, backbone: PreparedBack
         return None
     if backbone.folder is not None:
         return os.path.relpath(backbone.folder.resolve(), folder.resolve())
-    given = Path(settings.backbone.name).expanduser()
+    given = Path(settings.backbone.name)
     return str(given.resolve()) if given.is_dir() else settings.backbone.name
 
 

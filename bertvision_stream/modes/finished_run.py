@@ -91,7 +91,7 @@ def open_finished_run(name: str) -> FinishedRun:
             damaged.
         BackboneError: The backbone that the head refers to does not exist any more.
     """
-    folder = Path(name).expanduser()
+    folder = Path(name)
     if not folder.is_dir():
         raise _error(name, "there is no such folder")
     if not (folder / CONFIG).is_file():

@@ -11,6 +11,7 @@ from bertvision_stream.modes.inputs import TaskInputs
 from bertvision_stream.modes.train import run_task
 from bertvision_stream.settings.settings import Settings
 from bertvision_stream.utils.errors import RUN_ERROR, BertvisionError
+from bertvision_stream.utils.terminal import printable
 
 
 def run_suite(settings: Settings, inputs: list[TaskInputs], command: str, runtime: Runtime) -> int:
@@ -61,14 +62,14 @@ def _run_each(inputs: list[TaskInputs], command: str, runtime: Runtime, folder: 
                 traceback.print_exc()
             cause = str(error) or repr(error)
             entries.append(Entry(task, seed, failure=cause))
-            print(f"\n{task}, seed {seed}, failed: {cause}\n", file=sys.stderr)
+            print(f"\n{task}, seed {seed}, failed: {printable(cause)}\n", file=sys.stderr)
             runtime.stop()  # this also ends the actors that a failed run may have left behind
         del each
         if folder is not None:  # after each run, so that an interruption loses no results
             write_json(folder / "metrics.json", suite_json(entries, command))
             write_text(folder / "summary.md", render_suite_markdown(entries, command))
     if folder is not None:
-        print(f"\n{render_suite(entries)}\nsummary in {folder}")
+        print(printable(f"\n{render_suite(entries)}\nsummary in {folder}"))
     failed = [f"{entry.task}, seed {entry.seed}" for entry in entries if entry.failure]
     if failed:
         print(

@@ -15,6 +15,7 @@ from bertvision_stream.report.errors import Predictions, error_tables, read_pred
 from bertvision_stream.report.tables import PREDICTORS, WIDTH, Table
 from bertvision_stream.utils.errors import BertvisionError, UserError
 from bertvision_stream.utils.files import write_text, writing
+from bertvision_stream.utils.terminal import printable
 
 _USAGE = """\
 usage: python -m bertvision_stream.report errors RUN
@@ -45,21 +46,24 @@ def main(argv: Sequence[str]) -> int:
         folder = Path(argv[1]).expanduser()
         for predictions in read_predictions(folder):
             found = error_tables(predictions)
-            print(f"{render(predictions, found)}\n")
+            print(printable(f"{render(predictions, found)}\n"))
             for path in write_tables(folder / "errors", predictions.split, found):
-                print(path)
+                print(printable(path))
             print()
     except UserError as error:
-        print(f"\n{error}", file=sys.stderr)
+        print(f"\n{printable(error)}", file=sys.stderr)
         return 2
     except BertvisionError as error:
-        print(f"\n{error}", file=sys.stderr)
+        print(f"\n{printable(error)}", file=sys.stderr)
         return 1
     return 0
 
 
 def write_tables(folder: Path, split: str, found: Mapping[str, pd.DataFrame]) -> list[Path]:
     """Write `<table>_<split>.jsonl` and `.csv` of each table.
+
+    The csv files are for spreadsheets: text that they would take for a formula has an apostrophe
+    before it. The jsonl files have every text as it was.
 
     Returns:
         The files.
@@ -73,11 +77,18 @@ def write_tables(folder: Path, split: str, found: Mapping[str, pd.DataFrame]) ->
     for name, table in found.items():
         rows = table.to_dict("records")
         jsonl = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        csv = table.to_csv(index=False, lineterminator="\n")
+        csv = table.rename(columns=_no_formula).map(_no_formula)
+        csv = csv.to_csv(index=False, lineterminator="\n")
         for suffix, content in ((".jsonl", jsonl), (".csv", csv)):
             paths.append(folder / f"{name}_{split}{suffix}")
             write_text(paths[-1], content)
     return paths
+
+
+def _no_formula(cell: Any) -> Any:
+    """A cell of a csv file, with an apostrophe before what a spreadsheet would compute."""
+    is_formula = isinstance(cell, str) and cell.lstrip()[:1] in (*"=+-@\uff1d\uff0b\uff0d\uff20",)
+    return f"'{cell}" if is_formula else cell
 
 
 def render(predictions: Predictions, found: Mapping[str, pd.DataFrame]) -> str:

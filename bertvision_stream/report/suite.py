@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from bertvision_stream.report.tables import PREDICTORS, WIDTH, MeanStd, Table, mark_best
-from bertvision_stream.settings.tasks import TASKS
+from bertvision_stream.settings.tasks import GLUE_TASKS, TASKS
 from bertvision_stream.training.metrics import main_score
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.files import read_json
@@ -273,8 +273,9 @@ def render_suite_markdown(entries: Sequence[Entry], command: str) -> str:
 
 
 def _table(entries: Sequence[Entry]) -> Table:
-    """Every metric of every task, and the means: ours, then what BERTVision published."""
+    """Every metric of every task, and the means: ours, then what BERTVision published, if any."""
     theirs = [f"{size}\n{PREDICTORS[key]}" for size in SIZES for key in ("bert", "head")]
+    theirs *= _any_published(entries)
     titles = ["task", "metric", *PREDICTORS.values(), *theirs]
     nothing = ["-"] * len(theirs)
     rows: list[list[str]] = []
@@ -289,13 +290,26 @@ def _table(entries: Sequence[Entry]) -> Table:
             figures = [] if figure is None else zip(figure.bert, figure.head, strict=True)
             shown = [f"{score:.4f}" for pair in figures for score in pair] or nothing
             rows.append([name, row.metric, *_cells(row.spreads), *shown])
-    if means := glue_means(entries):
-        rows.append(["mean, GLUE", "", *_cells(means), *nothing])
+    if (name := _name_of_means(entries)) and (means := glue_means(entries)):
+        rows.append([name, "", *_cells(means), *nothing])
     if like := published_means(found):
         ours = {name: MeanStd.of([like[name]]) for name in PREDICTORS}
         shown = [f"{like[f'{key}_{size}']:.4f}" for size in SIZES for key in ("bert", "head")]
         rows.append(["mean, both", "", *_cells(ours), *shown])
     return Table(titles, rows)
+
+
+def _any_published(entries: Sequence[Entry]) -> bool:
+    """Whether BERTVision published scores of some task."""
+    return not {entry.task for entry in entries}.isdisjoint(task for task, _ in PUBLISHED)
+
+
+def _name_of_means(entries: Sequence[Entry]) -> str:
+    """What the means over the tasks are called; empty where a single task is none of GLUE's."""
+    tasks = {entry.task for entry in entries}
+    if tasks <= {*GLUE_TASKS}:
+        return "mean, GLUE"
+    return "mean" if len(tasks) > 1 else ""
 
 
 def _cells(spreads: Mapping[str, MeanStd]) -> list[str]:
@@ -317,10 +331,14 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     tasks, finished_tasks = ({entry.task for entry in some} for some in (entries, done))
     if len(finished_tasks) < len(tasks):
         notes.append(f"means are of {len(finished_tasks)} of {len(tasks)} tasks: others failed")
-    notes.append(
-        "mean, GLUE: over tasks, of each one's mean of metrics and splits, as GLUE has it; mean, "
-        "both: of those metrics alone that BERTVision published as well"
-    )
+    theirs = _any_published(entries)
+    if name := _name_of_means(entries):
+        both = "; mean, both: of those metrics alone that BERTVision published as well" * theirs
+        notes.append(
+            f"{name}: over tasks, of each one's mean of metrics and splits, as GLUE has it{both}"
+        )
+    if not theirs:
+        return notes
     notes.append(f"base, large: BERTVision's BERT-base and -large, and its head on them ({SOURCE})")
     for backbone in dict.fromkeys(
         str(entry.metrics["backbone"]) for entry in done if entry.metrics

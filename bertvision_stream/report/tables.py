@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from bertvision_stream.utils.terminal import printable_line
+
 WIDTH = 96
 """The number of columns that sentences on a console are wrapped to."""
 
@@ -47,7 +49,10 @@ class Table:
         # A title of fewer lines than the others stands at the bottom, next to its column.
         padded = [[""] * (height - len(lines)) + lines for lines in titles]
         header = [list(line) for line in zip(*padded, strict=True)]
-        rows = [[mark + cell if isinstance(cell, Best) else cell for cell in r] for r in self.rows]
+        rows = [
+            [mark * isinstance(cell, Best) + printable_line(cell) for cell in row]
+            for row in self.rows
+        ]
         widths = [max(map(len, column)) for column in zip(*header, *rows, strict=True)]
         rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
 
@@ -70,7 +75,7 @@ class Table:
 
 
 def _markdown_cell(cell: str) -> str:
-    text = cell.replace("|", "\\|")
+    text = printable_line(cell).replace("|", "\\|")
     return f"**{text}**" if isinstance(cell, Best) else text
 
 

@@ -29,6 +29,7 @@ from bertvision_stream.settings.types import (
     PositiveBytes,
     Precision,
     Seeds,
+    UserPath,
 )
 
 
@@ -55,7 +56,7 @@ class SettingsGroup(BaseModel):
 class BackboneSettings(SettingsGroup):
     """The encoder that is fine-tuned, then frozen."""
 
-    name: str | None = Field(
+    name: UserPath | None = Field(
         default=None,
         description="Hub id, local folder, or `minilm`; `backbone=NAME` is short for this key.",
         json_schema_extra=default_means("minilm for demo, else bert-base-uncased"),
@@ -70,7 +71,7 @@ class BackboneSettings(SettingsGroup):
 class DataSettings(SettingsGroup):
     """Where the examples come from and how much of them is used."""
 
-    path: str | None = Field(
+    path: UserPath | None = Field(
         default=None,
         description="Local folder laid out like the hub's; for `custom` a csv, jsonl or parquet "
         "file, or a folder of them.",

@@ -42,6 +42,7 @@ from bertvision_stream.settings.types import (
     Seed,
     Seeds,
     TaskChoice,
+    UserPath,
 )
 
 # The tasks recommend learning rates for BERT-base; a smaller model takes larger steps.
@@ -79,7 +80,7 @@ class Settings(SettingsGroup):
         "the end has means and standard deviations.",
         json_schema_extra=default_means("none"),
     )
-    output_dir: str = Field(
+    output_dir: UserPath = Field(
         default="outputs", description="Folder of results: output_dir/TASK/RUN_NAME/ for each task."
     )
     run_name: str | None = Field(

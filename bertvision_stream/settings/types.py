@@ -6,6 +6,7 @@ A type whose JSON schema does not say in words what it allows has these words in
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -120,8 +121,10 @@ Columns = Annotated[
     BeforeValidator(_one_or_more),
     WithJsonSchema({"allowed": "one or two column names such as [title,text]"}),
 ]
+# A shell leaves the ~ of `key=~/folder` alone. As in a shell, that of an unknown user stays.
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 RunFolders = Annotated[
-    tuple[str, ...],
+    tuple[UserPath, ...],
     Field(min_length=1),
     BeforeValidator(_one_or_more),
     WithJsonSchema({"allowed": "the folder of a finished run, or a list of them"}),

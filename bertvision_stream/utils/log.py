@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bertvision_stream.utils.terminal import PrintableFormatter
+
 log = logging.getLogger("bertvision_stream")
 """The one logger of the three packages."""
 
@@ -29,7 +31,8 @@ class _LogFile(logging.FileHandler):
 def logging_to(path: Path) -> Iterator[None]:
     """Logs to the console, and with times into `path`, for as long as it lasts."""
     console, file = logging.StreamHandler(sys.stdout), _LogFile(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    console.setFormatter(PrintableFormatter())
+    file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers = [console, file]

@@ -220,8 +220,8 @@ def test_labels_that_cannot_be_used(tmp_path: Path, labels: list[Any], expected:
 
 
 def test_shards_of_different_label_types(tmp_path: Path):
-    first = write(tmp_path / "train-0.csv", ["a", "b"])
-    second = write(tmp_path / "train-1.csv", [1, 2])
+    first = write(tmp_path / "train-00000-of-00002.csv", ["a", "b"])
+    second = write(tmp_path / "train-00001-of-00002.csv", [1, 2])
     assert error_of(tmp_path) == (
         f"label column 'y' is not of one type: text in {first}, numbers in {second}"
     )
@@ -255,3 +255,58 @@ def test_paths_that_are_no_data(tmp_path: Path):
     assert error_of(tmp_path / "rows.xlsx") == (
         f"data.path={tmp_path / 'rows.xlsx'} is none of .parquet, .csv, .jsonl"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "noted"),
+    [
+        (["train-backup.csv", "train-1.csv"], "train-1.csv, train-backup.csv are not read."),
+        (["train_old.jsonl"], "train_old.jsonl is not read."),
+        (["my-train (1).csv", "Train.tsv"], "Train.tsv, my-train (1).csv are not read."),
+        (["validation-old.csv", "val.CSV", "dev.json"], "dev.json, val.CSV, validation-old.csv"),
+        (["test.csv", "training.csv", "README.md", "train.py", "devices.csv"], ""),
+    ],
+)
+def test_files_beside_a_split_are_not_read_and_named(tmp_path: Path, names: list[str], noted: str):
+    write(tmp_path / "train.csv", ["a", "b"] * 5)
+    for name in names:
+        (tmp_path / name).write_text("text,y\nanother,c\n")
+    data = load(tmp_path)
+    assert len(data.train) + len(data.validation[0]) == 10
+    notes = [note for note in data.notes if "not read" in note]
+    assert [note.startswith(f"{tmp_path}: {noted}") for note in notes] == [True] * bool(noted)
+
+
+def test_names_that_only_look_like_shards_are_no_split(tmp_path: Path):
+    for name in ("train-0.csv", "train-1.csv"):
+        write(tmp_path / name, ["a", "b"])
+    assert error_of(tmp_path).endswith("it holds train-0.csv, train-1.csv")
+
+
+@pytest.mark.parametrize("hashes", [("", ""), ("-b42a775f407cee45", "-0c2e1e3a9d1f5b77")])
+@pytest.mark.parametrize("first", [0, 1])
+def test_all_shards_are_the_split(tmp_path: Path, hashes: tuple[str, str], first: int):
+    for i, part in enumerate(hashes):
+        write(tmp_path / f"train-{i + first:05}-of-00002{part}.parquet", ["a", "b"] * 5)
+    assert len(load(tmp_path).train) == 18
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["00000-of-00003-b42a775f407cee45"], "is one of 3 files, but 1 of them is there"),
+        (["00000-of-00003", "00002-of-00003"], "is one of 3 files, but 2 of them are there"),
+        (["00001-of-00002", "00002-of-00003"], "more than one data set for the train split"),
+        (["00002-of-00002", "00003-of-00002"], "is one of 2 files, but 2 of them are there"),
+        (
+            ["00000-of-00002-b42a775f407cee45", "00000-of-00002-0c2e1e3a9d1f5b77"],
+            "a shard is there more than once among train-00000-of-00002-0c2e1e3a9d1f5b77.csv, ",
+        ),
+        (["00000-of-00001", "00000-of-00001-0c2e1e3a9d1f5b77"], "a shard is there more than once"),
+        (["00000-of-999999999999999"], "is one of 999999999999999 files, but 1 of them is there"),
+    ],
+)
+def test_shards_that_are_not_whole(tmp_path: Path, names: list[str], expected: str):
+    for name in names:
+        write(tmp_path / f"train-{name}.csv", ["a", "b"])
+    assert expected in error_of(tmp_path)

@@ -137,8 +137,9 @@ def test_path_that_does_not_exist(tmp_path: Path):
 def test_split_that_is_lacking(folder: Path):
     (folder / "cola" / "validation-00000-of-00001.parquet").unlink()
     assert error_of("cola", folder) == (
-        f"data.path={folder} has no validation split of cola: looked for validation-*.parquet or "
-        f"validation-*.csv or validation-*.jsonl in {folder / 'cola'}; {folder / 'cola'} holds "
+        f"data.path={folder} has no validation split of cola: looked for validation, or "
+        f"shards such as validation-00000-of-00002, with the suffix .parquet or .csv or "
+        f".jsonl in {folder / 'cola'}; {folder / 'cola'} holds "
         "train-00000-of-00001.parquet"
     )
 

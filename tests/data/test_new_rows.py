@@ -131,11 +131,27 @@ def test_glues_numbers_count_where_they_number_all_rows(
     assert rows.index.tolist() == index
 
 
+def test_a_shard_that_is_named_is_called_by_its_split(tmp_path: Path):
+    shard = write(tmp_path / "test-00001-of-00002-b42a775f407cee45.csv", sentence=["x"])
+    assert only(COLA, shard).split.name == "test"
+
+
+def test_files_beside_a_split_are_not_scored_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    for name in ("test.csv", "test-old.csv"):
+        write(tmp_path / name, sentence=["x", name])
+    with caplog.at_level("INFO", logger="bertvision_stream"):
+        rows = only(COLA, tmp_path)
+    assert rows.split.texts == [("x",), ("test.csv",)]
+    assert f"{tmp_path}: test-old.csv is not read." in caplog.text
+
+
 def test_what_cannot_be_found_is_said(tmp_path: Path):
     write(tmp_path / "cola" / "train.csv", sentence=["x"])
     assert error_of(COLA, tmp_path) == (
-        f"data.path={tmp_path} has no test split: looked for test.* or test-* (for mnli also "
-        f"test_matched and test_mismatched) with the suffix .parquet or .csv or .jsonl in "
+        f"data.path={tmp_path} has no test split: looked for test.* or all shards of it (for mnli "
+        f"also test_matched and test_mismatched) with the suffix .parquet or .csv or .jsonl in "
         f"{tmp_path / 'cola'}, which holds train.csv. To score other rows, name a file."
     )
     assert (

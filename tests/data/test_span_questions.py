@@ -133,6 +133,13 @@ def test_all_bad_rows_are_counted_and_the_first_named():
     assert lines[11] == "  and 15 more"
 
 
+def test_ids_may_be_integers():
+    rows = [GOOD | {"id": 0}, GOOD | {"id": 17}]
+    assert questions_from_rows(rows, "here").ids == ["0", "17"]
+    assert refused(*rows, GOOD | {"id": "17"}) == ["17: another row has the same id"]
+    assert refused(*rows, GOOD | {"id": True}) == ["row 3: it has no id"]
+
+
 def test_a_folder_laid_out_as_on_the_hub(tmp_path: Path):
     train, validation = generated_rows(40, seed=0), generated_rows(9, seed=1, prefix="v")
     data = load(write_squad(tmp_path, train, validation), "data.train_fraction=0.25")
@@ -180,7 +187,7 @@ def test_files_that_hold_no_questions(tmp_path: Path):
     with pytest.raises(DataError, match="there is no column 'answers'; the columns are: id, quest"):
         load(folder)
     train.unlink()
-    with pytest.raises(DataError, match="has no train split of squad_v2: looked for train-"):
+    with pytest.raises(DataError, match="has no train split of squad_v2: looked for train, or"):
         load(folder)
     (folder / "squad_v2" / "train.csv").write_text("id,question,context,answers\n")
     expected = f"{train.with_name('train.csv')}: a csv file cannot hold lists of answers"

@@ -176,6 +176,8 @@ def test_rows_that_cannot_be_used(finished: Exported):
     assert "a csv file cannot hold lists of answers" in message
     Path("empty").mkdir()
     message = error_of("run=outputs/squad_v2/one", "data.path=empty")
-    assert "has no test split: looked for test.* or test-* and for validation.*" in message
+    assert (
+        "has no test split: looked for test.* or all shards of it and for validation.*" in message
+    )
     write_jsonl("nothing.jsonl", [])
     assert "there are no rows" in error_of("run=outputs/squad_v2/one", "data.path=nothing.jsonl")

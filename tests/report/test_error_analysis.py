@@ -329,3 +329,21 @@ def test_the_command_needs_neither_torch_nor_ray(tmp_path: Path):
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "numpy" in modules
     assert not {"torch", "ray", "transformers"} & modules
+
+
+def test_a_spreadsheet_computes_nothing_of_a_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    texts = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", " =1", "\t=1", "\x1b[31ma = 1"]
+    rows = [row(i, "-1", "=x", "-1") | {"texts": {"=t": text}} for i, text in enumerate(texts)]
+    (tmp_path / "predictions_validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["errors", str(tmp_path)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    path = tmp_path / "errors" / "mistakes_validation.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        table = pd.read_csv(file, dtype=str, index_col="index").sort_index()
+    assert table["texts.=t"].tolist() == [f"'{text}" for text in texts[:-1]] + texts[-1:]
+    assert {*table["gold"], *table["head"]} == {"'-1", "'=x"}
+    assert not table["head_confidence"].str.startswith("'").any()
+    kept = [json.loads(line) for line in path.with_suffix(".jsonl").open(encoding="utf-8")]
+    assert sorted(line["texts.=t"] for line in kept) == sorted(texts)

@@ -42,12 +42,13 @@ def score_of(task: str, seed: int, split: str, metric: str, contestant: str) -> 
 
 def metrics_of(task: str, seed: int = 42, backbone: str = "minilm") -> dict[str, Any]:
     """As much of a `metrics.json` as a suite reads."""
+    metrics = TASKS[task].metrics if task in TASKS else ("accuracy",)
     splits = {
         split: {"examples": 10}
         | {
             who: {
-                **{m: score_of(task, seed, split, m, who) for m in TASKS[task].metrics},
-                "something_else": 99.0,
+                **{m: score_of(task, seed, split, m, who) for m in metrics},
+                **({"something_else": 99.0} if task in TASKS else {}),
             }
             for who in ("bert", "head", "ensemble")
         }
@@ -295,6 +296,31 @@ def test_the_table():
     markdown = render_suite_markdown(entries, "python -m bertvision_stream.run task=glue")
     assert "| mnli-mm | accuracy |" in markdown
     assert len([line for line in markdown.splitlines() if "outputs/cola/x" in line]) == 3
+
+
+@pytest.mark.parametrize(
+    ("tasks", "mean", "theirs"),
+    [
+        (["custom"], "", False),
+        (["demo"], "", False),
+        (["custom", "demo"], "mean ", False),
+        (["cola", "custom"], "mean ", True),
+        (["wnli"], "mean, GLUE", False),
+        (["squad_v2"], "", True),
+        (["cola", "rte"], "mean, GLUE", True),
+    ],
+)
+def test_only_glue_has_a_mean_of_glue_and_bertvision_only_what_it_published(
+    tasks: list[str], mean: str, theirs: bool
+):
+    entries = [entry(task, seed) for task in tasks for seed in (1, 2)]
+    for text in (render_suite(entries), render_suite_markdown(entries, "the command")):
+        lines = [line.removeprefix("| ") for line in text.splitlines()]
+        means = [line for line in lines if line.startswith("mean") and "both" not in line]
+        assert [line.startswith(mean) for line in means[:1]] == [True] * bool(mean)
+        assert ("GLUE" in text) == (mean == "mean, GLUE" or len(tasks) > 1)
+        for word in ("BERTVision", "mean, both", "base", "ANOTHER"):
+            assert (word in text) == theirs
 
 
 def test_everything_is_json():

@@ -272,3 +272,16 @@ except ConfigError:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_path_that_begins_with_a_tilde_is_in_the_home_folder(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = load_settings(
+        ["task=cola", "output_dir=~/results", "data.path=~/rows", "backbone=~/bert", "run_name=a"]
+    )
+    assert settings.output_dir == "/home/me/results"
+    assert settings.data.path == "/home/me/rows"
+    assert settings.for_task("cola").backbone.name == "/home/me/bert"
+    assert load_settings(["mode=predict", "run=[~/a,~/b~]"]).run == ("/home/me/a", "/home/me/b~")
+    for text in ("a~/x", "~no-such-user/x"):
+        assert load_settings(["task=cola", f"output_dir={text}"]).output_dir == text

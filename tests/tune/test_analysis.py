@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import bertvision_stream
 from bertvision_stream.settings.search_dimensions import Choice, Range
 from bertvision_stream.utils.errors import ConfigError, SearchError
 from tune.analysis import main, render_trials, trial_table, write_analysis
@@ -232,3 +233,23 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "plots").write_text("in the way")
     with pytest.raises(ConfigError, match="cannot be written: File exists"):
         write_analysis(search(trial(1, 0.5)), tmp_path)
+
+
+def test_the_library_has_the_analysis_under_its_own_name(tmp_path: Path):
+    # In a notebook `from ray import tune` takes the name of our package.
+    assert bertvision_stream.read_search is read_search
+    assert bertvision_stream.trial_table is trial_table
+    assert bertvision_stream.best_trial is best_trial
+    assert bertvision_stream.write_analysis is write_analysis
+    with pytest.raises(AttributeError, match="'bertvision_stream' has no attribute 'read_serch'"):
+        _ = bertvision_stream.read_serch
+
+
+def test_paths_may_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"{tmp_path}/nothing does not exist"):
+        read_search("~/nothing")
+    with pytest.raises(ConfigError, match=f"{tmp_path} holds no search"):
+        read_search(str(tmp_path))
+    write_analysis(search(trial(1, 0.5)), "~")
+    assert (tmp_path / "trials.csv").is_file()

@@ -130,7 +130,7 @@ def test_the_trials_of_a_search_are_read(searched: Searched):
 
 
 def test_the_best_is_the_one_that_tune_calls_the_best(searched: Searched):
-    best = best_trial(read_search(searched.folder))
+    best = best_trial(read_search(str(searched.folder)))
     assert (best.config["train.lr"], best.score, best.status) == (1e-4, 0.75, "stopped")
     # Tune's own view, restored, and its choice among the trials that did not fail.
     grid = Tuner.restore(searched.grid.experiment_path, Scripted).get_results()
