@@ -104,7 +104,8 @@ def test_the_files_of_a_run(job: Job) -> None:
         "checkpoints config.json metrics.json model plots predictions_validation.jsonl report.html "
         "results.md run.log"
     )
-    assert sorted(path.name for path in job.results.iterdir()) == files.split()
+    found = sorted(path.name for path in job.results.iterdir() if path.name != ".lock")
+    assert found == files.split()
     plots = {path.name for path in (job.results / "plots").iterdir()}
     assert plots == {
         "calibration_validation.png", "confusion_validation.png", "curves.png", "layers.png"

@@ -294,7 +294,7 @@ def test_two_runs_of_one_process_do_not_share_a_folder(runs: Runs):
 
 def test_a_suite_and_predictions_have_folders_of_their_own(runs: Runs):
     settings = load_settings(["task=[cola,rte]", "run_name=night", f"output_dir={runs.output_dir}"])
-    in_use = re.escape(f"{runs.output_dir / 'suite' / 'night'} is in use by another run")
+    in_use = re.escape(f"{runs.output_dir / 'glue' / 'night'} is in use by another run")
     with open_suite_folder(settings), pytest.raises(ConfigError, match=in_use):
         open_suite_folder(settings)
     open_prediction_folder(settings, "cola")
