@@ -155,8 +155,10 @@ def _regression(
             f"Label column '{label_column}' holds floats, though all are whole numbers: this is "
             "taken as regression. For classes, write them as integers or text."
         ]
-    if from_csv:
-        values = [f"{value:g}" for value in np.unique(splits[0].labels)[:3]]
+    numbers = np.unique(splits[0].labels)
+    # Numbers that all differ cannot be meant as classes.
+    if from_csv and len(numbers) < len(splits[0]):
+        values = [f"{value:g}" for value in numbers[:3]]
         return task, [
             f"Label column '{label_column}' ({', '.join(values)}, ...) is taken for numbers, and "
             "this for regression. For classes, write the labels in quotation marks."

@@ -11,8 +11,9 @@ import csv
 import io
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,8 +34,11 @@ def read_text(path: Path) -> str:
     """
     content = path.read_bytes()
     # Plain English in UTF-16 is valid UTF-8 as well: each second byte is zero.
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:100]:
-        found, encoding = "it is in UTF-16 and not in UTF-8", "UTF-16"
+    start = content[:100]
+    has_mark = start.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if has_mark or 4 * start.count(0) > len(start):
+        ending = "" if has_mark else ("BE", "LE")[start.index(0) % 2]
+        found, encoding = "it is in UTF-16 and not in UTF-8", f"UTF-16{ending}"
     else:
         try:
             return content.decode("utf-8-sig")
@@ -65,16 +69,9 @@ def read_csv(path: Path, strings: Collection[str]) -> pa.Table:
         pa.ArrowException: pyarrow cannot read it.
     """
     import pyarrow as pa
-    from pyarrow import csv as arrow_csv
 
     num_records = _count_records(read_text(path))
-    table = arrow_csv.read_csv(
-        path,
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types={name: pa.string() for name in strings}
-        ),
-    )
+    table = _read_arrow(path, column_types={name: pa.string() for name in strings})
     if table.num_rows != num_records:
         raise ValueError(
             f"it has {num_records:,} records, of which pyarrow makes {table.num_rows:,} rows. "
@@ -88,8 +85,34 @@ def _count_records(text: str) -> int:
     # Python refuses values of more than 131,072 characters unless told otherwise.
     limit = csv.field_size_limit()
     csv.field_size_limit(max(limit, len(text)))
+    try:
+        num_records, suspects = _check_records(text)
+        if suspects:
+            _check_for_rows_in_values(text, suspects)
+    finally:
+        csv.field_size_limit(limit)
+    return num_records
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """A line within a value that has as many values of its own as a record.
+
+    Attributes:
+        line: Where the record that holds it begins.
+        column: Which of the record's values it is in.
+        values: Its own values.
+    """
+
+    line: int
+    column: int
+    values: list[str]
+
+
+def _check_records(text: str) -> tuple[int, list[_Suspect]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     first_line, num_values, num_records, empty_line = 1, 0, -1, 0
+    suspects = []
     try:
         for record in reader:
             if record:
@@ -105,6 +128,8 @@ def _count_records(text: str) -> int:
                         'column. Write "" for an empty text, or remove the line'
                     )
                 num_records += 1
+                if reader.line_num > first_line and num_values > 1:
+                    suspects += _suspects(first_line, record)
             elif num_values == 1:
                 empty_line = empty_line or first_line
             first_line = reader.line_num + 1
@@ -120,9 +145,32 @@ def _count_records(text: str) -> int:
         else:
             what = f"line {first_line}: text follows a closing quotation mark"
         raise ValueError(f"{what}. {_QUOTE_ADVICE}") from error
-    finally:
-        csv.field_size_limit(limit)
-    return max(num_records, 0)
+    return max(num_records, 0), suspects
+
+
+def _suspects(line: int, record: list[str]) -> list[_Suspect]:
+    parts = [(i, csv.reader(io.StringIO(value))) for i, value in enumerate(record)]
+    return [
+        _Suspect(line, i, values)
+        for i, lines in parts
+        for values in lines
+        if len(values) == len(record)
+    ]
+
+
+def _check_for_rows_in_values(text: str, suspects: Sequence[_Suspect]) -> None:
+    """Refuses rows within a text: lines that end as other records do, with the same label."""
+    records = filter(None, csv.reader(io.StringIO(text, newline="")))
+    columns = [set(values) for values in zip(*records, strict=True)]
+    for suspect in suspects:
+        for i, value in enumerate(suspect.values):
+            if i != suspect.column and value and value in columns[i]:
+                raise ValueError(
+                    f"line {suspect.line}: a value in quotation marks goes on over lines that look "
+                    f"like rows ({','.join(suspect.values)[:80]!r}), so a quotation mark may not "
+                    "be closed where it should be. Where the text is meant so, write jsonl or "
+                    "parquet"
+                )
 
 
 def why_as_written(files: Sequence[Path], column: str) -> str | None:
@@ -220,20 +268,29 @@ def _column(
 ) -> pa.ChunkedArray | None:
     """A column of a csv file; None where it cannot be read, which `read_csv` explains."""
     import pyarrow as pa
-    from pyarrow import csv as arrow_csv
 
     try:
-        table = arrow_csv.read_csv(
+        table = _read_arrow(
             path,
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(
-                include_columns=[column],
-                column_types=types,
-                null_values=None if null_values is None else list(null_values),
-                strings_can_be_null=null_values is not None,
-                quoted_strings_can_be_null=null_values is None,
-            ),
+            include_columns=[column],
+            column_types=types,
+            null_values=null_values,
+            strings_can_be_null=null_values is not None,
+            quoted_strings_can_be_null=null_values is None,
         )
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
     return table.column(0)
+
+
+def _read_arrow(path: Path, **convert_options: Any) -> pa.Table:
+    from pyarrow import csv as arrow_csv
+
+    # A record must fit into one block.
+    block_size = min(max(1 << 20, path.stat().st_size), 2**31 - 1)
+    return arrow_csv.read_csv(
+        path,
+        read_options=arrow_csv.ReadOptions(block_size=block_size),
+        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(**convert_options),
+    )
