@@ -2,6 +2,8 @@
 
 The type of the label column decides: text, integers and booleans are classes; floats are a
 regression target, even where every one of them happens to be a whole number (a note says so).
+A csv file has no types: there, codes such as 007, 1.10 beside 1.1, 10:30, and decimals in quotation
+marks are classes as they are written.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from bertvision_stream.data.rows import (
     read_rows,
     require_suffix,
 )
+from bertvision_stream.data.text_files import why_as_written
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
 
@@ -49,8 +52,15 @@ def load_custom(settings: TaskSettings) -> RawData:
     assert label_column is not None
     path = Path(settings.data.path)
     train_files, validation_files = _find_files(path)
+    csv_files = [path for path in (*train_files, *validation_files) if path.suffix == ".csv"]
+    reason = why_as_written(csv_files, label_column)
     splits = [
-        read_rows(files, text_columns=text_columns, label_column=label_column)
+        read_rows(
+            files,
+            text_columns=text_columns,
+            label_column=label_column,
+            as_written=reason is not None,
+        )
         for files in (train_files, validation_files)
         if files
     ]
@@ -62,12 +72,18 @@ def load_custom(settings: TaskSettings) -> RawData:
             f"{listing([rows.source for rows in splits])}"
         )
     if "f" in kinds:
-        task, notes = _regression(splits, text_columns, label_column)
+        task, notes = _regression(splits, text_columns, label_column, from_csv=bool(csv_files))
     else:
         # Classes are sorted before they become strings, so that 10 comes after 9.
         names = tuple(str(value) for value in np.unique(splits[0].labels))
         splits = [Rows(rows.source, rows.texts, as_names(rows.labels)) for rows in splits]
         task, notes = _classification(names, splits, text_columns, label_column), []
+    if reason is not None:
+        notes.append(
+            f"Label column '{label_column}' holds {listing(task.label_names)}: taken for classes, "
+            f"as they are written, because {reason}. Numbers to predict are written without "
+            "quotation marks and leading zeros, each in one way."
+        )
 
     if not validation_files:
         num_rows = len(splits[0])
@@ -131,13 +147,21 @@ def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _regression(
-    splits: Sequence[Rows], text_columns: Sequence[str], label_column: str
+    splits: Sequence[Rows], text_columns: Sequence[str], label_column: str, *, from_csv: bool
 ) -> tuple[Task, list[str]]:
     task = custom_task((), text_columns, label_column)
     if all(np.array_equal(rows.labels, np.round(rows.labels)) for rows in splits):
         return task, [
             f"Label column '{label_column}' holds floats, though all are whole numbers: this is "
             "taken as regression. For classes, write them as integers or text."
+        ]
+    numbers = np.unique(splits[0].labels)
+    # Numbers that all differ cannot be meant as classes.
+    if from_csv and len(numbers) < len(splits[0]):
+        values = [f"{value:g}" for value in numbers[:3]]
+        return task, [
+            f"Label column '{label_column}' ({', '.join(values)}, ...) is taken for numbers, and "
+            "this for regression. For classes, write the labels in quotation marks."
         ]
     return task, []
 
@@ -154,7 +178,7 @@ def _classification(
         raise DataError(
             f"{where} has {len(names):,} different values in {len(train):,} rows "
             f"({listing(names[:3])}, ...): this might be the wrong column; a number to predict "
-            "must be written as a float"
+            "must be written as a float, in csv without quotation marks"
         )
     for rows in splits:
         unseen = sorted(set(rows.labels) - set(names))

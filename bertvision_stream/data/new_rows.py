@@ -29,6 +29,7 @@ from bertvision_stream.data.rows import (
 )
 from bertvision_stream.data.splits import Split, encode_labels
 from bertvision_stream.data.squad import Questions, from_hub, read_new_questions
+from bertvision_stream.data.text_files import has_label_as_written
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
 from bertvision_stream.utils.log import log
@@ -136,7 +137,12 @@ def _questions(name: str, questions: Questions, labelled: bool) -> NewRows:
 def _read_examples(name: str, files: Sequence[Path], task: Task) -> NewRows:
     parts = []
     for path in files:
-        table = read_table(path, task.text_columns, optional_columns=(task.label_column, _INDEX))
+        strings = [*task.text_columns]
+        if path.suffix == ".csv" and has_label_as_written(
+            path, task.label_column, task.label_names
+        ):
+            strings.append(task.label_column)
+        table = read_table(path, strings, optional_columns=(task.label_column, _INDEX))
         if table.num_rows:
             names = class_names(table.schema, task.label_column)
             parts.append(_rows(table, str(path), task, names))

@@ -6,6 +6,7 @@ was looked for and what is there.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertvision_stream.data.text_files import read_csv, read_text
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
 
@@ -165,8 +167,20 @@ def source_of(files: Sequence[Path]) -> str:
     return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
 
-def read_rows(files: Sequence[Path], *, text_columns: Sequence[str], label_column: str) -> Rows:
+def read_rows(
+    files: Sequence[Path],
+    *,
+    text_columns: Sequence[str],
+    label_column: str,
+    as_written: bool = False,
+) -> Rows:
     """Reads the files of one split, one after the other.
+
+    Args:
+        files: The files.
+        text_columns: One or two columns of strings.
+        label_column: The column of labels.
+        as_written: Whether labels of csv files are text, even where they look like numbers.
 
     Raises:
         DataError: A file cannot be read, has not all columns, or holds texts or labels that cannot
@@ -174,7 +188,8 @@ def read_rows(files: Sequence[Path], *, text_columns: Sequence[str], label_colum
     """
     parts = []
     for path in files:
-        table = read_table(path, text_columns, label_column)
+        strings = [*text_columns, label_column] if as_written else text_columns
+        table = read_table(path, strings, label_column)
         names = class_names(table.schema, label_column)
         parts.append(rows_from_table(table, str(path), text_columns, label_column, names))
     source = source_of(files)
@@ -256,11 +271,13 @@ def read_table(
 ) -> pa.Table:
     """Reads the columns of a file that are wanted, and perhaps others.
 
+    In csv files text columns are read as text, whatever their values look like.
+
     Raises:
         DataError: The file cannot be read, or a column that is not optional is missing.
     """
     import pyarrow as pa
-    from pyarrow import csv, parquet
+    from pyarrow import parquet
 
     columns = [*text_columns, *other_columns]
     try:
@@ -271,14 +288,7 @@ def read_table(
             columns += [name for name in optional_columns if name in present]
             return file.read(columns=list(dict.fromkeys(columns)))
         if path.suffix == ".csv":
-            return csv.read_csv(
-                path,
-                parse_options=csv.ParseOptions(newlines_in_values=True),
-                # Texts are never taken for numbers or dates, whatever they look like.
-                convert_options=csv.ConvertOptions(
-                    column_types={name: pa.string() for name in text_columns}
-                ),
-            )
+            return read_csv(path, text_columns)
         return _read_jsonl(path, columns, optional_columns)
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         cause = str(error).splitlines()[0]
@@ -289,17 +299,17 @@ def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> 
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is not an object such as {{'{columns[0]}': ...}}")
-            rows.append(row)
+    lines = io.StringIO(read_text(path), newline=None)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is not an object such as {{'{columns[0]}': ...}}")
+        rows.append(row)
     if not rows:
         return pa.table({name: pa.nulls(0) for name in columns})
     present = list(dict.fromkeys(key for row in rows for key in row))

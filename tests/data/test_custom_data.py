@@ -195,7 +195,8 @@ def test_wrong_label_column(tmp_path: Path):
     path = write(tmp_path / "train.csv", [f"n{i}" for i in range(300)])
     assert error_of(path) == (
         f"{path}: label column 'y' has 300 different values in 300 rows (n0, n1, n10, ...): "
-        "this might be the wrong column; a number to predict must be written as a float"
+        "this might be the wrong column; a number to predict must be written as a float, in csv "
+        "without quotation marks"
     )
 
 

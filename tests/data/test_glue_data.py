@@ -213,7 +213,7 @@ def test_unlabelled_test_split_in_place_of_train(folder: Path):
     ("name", "content", "expected"),
     [
         ("train.parquet", "not parquet", "cannot be read as parquet: Parquet magic bytes"),
-        ("train.csv", "sentence,label\nx,0\ny\n", "cannot be read as csv: CSV parse error"),
+        ("train.csv", "sentence,label\nx,0\ny\n", "cannot be read as csv: line 3 has 1 value, and"),
         (
             "train.jsonl",
             '{"sentence": "x", "label": 0}\n{"sent',
