@@ -194,8 +194,9 @@ def test_settings_that_are_wrong(tmp_path: Path, arguments: list[str], report: s
         pytest.param(
             {"glue/cola/train.csv": GOOD_COLA},
             ["task=cola", "backbone=bert", "data.path=glue"],
-            "data.path=glue has no validation split of cola: looked for validation-*.parquet or "
-            "validation-*.csv or validation-*.jsonl in glue/cola; glue/cola holds train.csv",
+            "data.path=glue has no validation split of cola: looked for validation, or shards "
+            "such as validation-00000-of-00002, with the suffix .parquet or .csv or .jsonl in "
+            "glue/cola; glue/cola holds train.csv",
             id="no such split",
         ),
         pytest.param(
@@ -335,6 +336,8 @@ def test_predictions_that_cannot_be_made(
         "model_type": "adapter_pooler",
         "backbone_source": f"../../../../{backbone}",
         "head": {"kind": "cls"},
+        "max_tokens": 128,
+        "backbone_config": {},
     }
     results = {
         "config.json": json.dumps(settings.model_dump()),

@@ -100,6 +100,7 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
             folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
+            _check_no_results(folder)  # a refused run leaves nothing, not even a lock
             folder.mkdir(parents=True, exist_ok=True)
             (folder / LOG).touch()
         run = RunFolder(folder, lock=FolderLock(folder))
@@ -152,6 +153,7 @@ def open_suite_folder(settings: Settings) -> RunFolder:
             folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
+            _check_no_results(folder)
             folder.mkdir(parents=True, exist_ok=True)
         suite = RunFolder(folder, lock=FolderLock(folder))
         _check_no_results(folder)
