@@ -91,7 +91,7 @@ def test_tokens_of_a_sample_are_counted(tmp_path: Path):
     sentences = {"train": ["a dog barks .", "a dog"], "validation": ["cats sleep all day ."]}
     for split, rows in sentences.items():
         lines = [json.dumps({"sentence": s, "label": i % 2}) for i, s in enumerate(rows)]
-        (folder / f"{split}-0.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     tokenizer = load_tokenizer(locate(MINILM))
     lengths = [len(tokenizer(s)["input_ids"]) for rows in sentences.values() for s in rows]
     assert list(count(["task=cola", f"data.path={tmp_path}"])) == [
