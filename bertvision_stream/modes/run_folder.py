@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -100,12 +100,13 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
             folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
-            _check_no_results(folder)  # a refused run leaves nothing, not even a lock
             folder.mkdir(parents=True, exist_ok=True)
             (folder / LOG).touch()
-        run = RunFolder(folder, lock=FolderLock(folder))
-        _check_no_results(folder)
-        run.checkpoint.unlink(missing_ok=True)  # that of an interrupted run which begins anew
+        with ExitStack() as released_on_error:
+            run = released_on_error.enter_context(RunFolder(folder, lock=FolderLock(folder)))
+            _check_no_results(folder)
+            run.checkpoint.unlink(missing_ok=True)  # that of an interrupted run which begins anew
+            released_on_error.pop_all()
     except OSError as error:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())
@@ -153,10 +154,11 @@ def open_suite_folder(settings: Settings) -> RunFolder:
             folder = _new_folder(parent, _now())
         else:
             folder = parent / settings.run_name
-            _check_no_results(folder)
             folder.mkdir(parents=True, exist_ok=True)
-        suite = RunFolder(folder, lock=FolderLock(folder))
-        _check_no_results(folder)
+        with ExitStack() as released_on_error:
+            suite = released_on_error.enter_context(RunFolder(folder, lock=FolderLock(folder)))
+            _check_no_results(folder)
+            released_on_error.pop_all()
     except OSError as error:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())

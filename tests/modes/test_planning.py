@@ -313,7 +313,7 @@ def test_the_command_leaves_a_plan_and_nothing_else(encoder: Path, tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, "")
     left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     folder = "outputs/custom/paper"
-    files = (".lock", "config.json", "plan.json", "plan.txt", "run.log")
+    files = ("config.json", "plan.json", "plan.txt", "run.log")
     assert left == {"rows.csv", *(f"{folder}/{name}" for name in files)}
     assert (tmp_path / folder / "plan.txt").read_text() in done.stdout
     plan = json.loads((tmp_path / folder / "plan.json").read_text())

@@ -104,8 +104,7 @@ def test_the_files_of_a_run(job: Job) -> None:
         "checkpoints config.json metrics.json model plots predictions_validation.jsonl report.html "
         "results.md run.log"
     )
-    found = sorted(path.name for path in job.results.iterdir() if path.name != ".lock")
-    assert found == files.split()
+    assert sorted(path.name for path in job.results.iterdir()) == files.split()
     plots = {path.name for path in (job.results / "plots").iterdir()}
     assert plots == {
         "calibration_validation.png", "confusion_validation.png", "curves.png", "layers.png"
