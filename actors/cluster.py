@@ -37,10 +37,9 @@ T = TypeVar("T")
 # Ray gives its own processes 30 seconds to start, which a busy machine exceeds now and then.
 START_ATTEMPTS = 4
 
-# The errors of a folder for temporary files that cannot be used. The path of a socket that is too
-# long comes without a number.
+# The errors of a folder for temporary files that cannot be used. That the path of a socket is too
+# long comes without a number, and says AF_UNIX.
 UNUSABLE_FOLDER = {
-    None,
     errno.EACCES,
     errno.EDQUOT,
     errno.EIO,
@@ -152,7 +151,9 @@ def _start() -> Any:
         except Exception as error:  # Ray raises no other type where its processes are too slow
             ray.shutdown()
             folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-            if isinstance(error, OSError) and error.errno in UNUSABLE_FOLDER:
+            if isinstance(error, OSError) and (
+                error.errno in UNUSABLE_FOLDER or "AF_UNIX" in str(error)
+            ):
                 raise ConfigError(
                     f"Ray cannot be started with its files in {folder}: {error}. Set RAY_TMPDIR to "
                     f"a folder with a short path that can be written and has some hundred MiB "

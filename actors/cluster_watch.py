@@ -8,11 +8,11 @@ and ends the run before, with how to go on.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 import threading
-from contextlib import suppress
 from typing import NamedTuple
 
 import ray
@@ -24,13 +24,12 @@ from bertvision_stream.utils.log import log
 # The time between two looks at the same process, and that in which it must accept a connection.
 PERIOD_SECONDS = 2.0
 
-# The looks in a row that find nobody before the run ends. A process of a machine that is merely
-# busy still accepts: connections are accepted by the kernel, on behalf of whoever listens.
+# The looks in a row that find nobody before the run ends.
 LOOKS = 3
 
-# A cluster that is joined may start its control service again; Ray waits for it for 60 s.
-LOOKS_AT_JOINED = 20
-
+# A cluster that is joined may start its control service again; Ray waits for it for 60 s. So many
+# looks take half a minute where connections are refused, and 52 s where nobody answers.
+LOOKS_AT_JOINED = 13
 
 _nodes: list[str] = []
 """The nodes of this process in the clusters that it was connected to, in their order."""
@@ -43,11 +42,13 @@ class _Server(NamedTuple):
         what: What it is, as the message names it.
         address: Its host and port.
         looks: The looks in a row that must find nobody.
+        is_elsewhere: Whether it runs on another machine.
     """
 
     what: str
     address: tuple[str, int]
     looks: int
+    is_elsewhere: bool = False
 
 
 def watch_cluster(*, own: bool) -> None:
@@ -68,6 +69,7 @@ def watch_cluster(*, own: bool) -> None:
             f"Ray's control service (the GCS at {context.gcs_address})",
             (host, int(port)),
             LOOKS if own else LOOKS_AT_JOINED,
+            host != raylet["NodeManagerAddress"],
         ),
         _Server(
             "Ray's process for this machine (its raylet)",
@@ -88,7 +90,7 @@ def _watch(node: str, servers: list[_Server], own: bool) -> None:
     missed = dict.fromkeys(servers, 0)
     while not pause.wait(PERIOD_SECONDS):
         for server in servers:
-            missed[server] = 0 if _accepts(server.address) else missed[server] + 1
+            missed[server] = missed[server] + 1 if _is_gone(server) else 0
             if not _is_connected_to(node):
                 return
             if missed[server] >= server.looks:
@@ -96,9 +98,21 @@ def _watch(node: str, servers: list[_Server], own: bool) -> None:
                 return
 
 
-def _accepts(address: tuple[str, int]) -> bool:
-    with suppress(OSError), socket.create_connection(address, timeout=PERIOD_SECONDS):
+def _is_gone(server: _Server) -> bool:
+    """Whether nobody listens at the address of a server, as far as one attempt can tell.
+
+    A process of this machine that died refuses connections; one that is merely busy may let them
+    wait. Another machine that is gone does not answer at all. Other errors, such as that this
+    process has no file descriptor left, say nothing.
+    """
+    try:
+        socket.create_connection(server.address, timeout=PERIOD_SECONDS).close()
+    except ConnectionRefusedError:
         return True
+    except TimeoutError:
+        return server.is_elsewhere
+    except OSError as error:
+        return error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
     return False
 
 

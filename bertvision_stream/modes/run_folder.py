@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -102,11 +102,8 @@ def open_run_folder(settings: TaskSettings) -> RunFolder:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / LOG).touch()
-        with ExitStack() as released_on_error:
-            run = released_on_error.enter_context(RunFolder(folder, lock=FolderLock(folder)))
-            _check_no_results(folder)
-            run.checkpoint.unlink(missing_ok=True)  # that of an interrupted run which begins anew
-            released_on_error.pop_all()
+        run = _keep(folder)
+        run.checkpoint.unlink(missing_ok=True)  # that of an interrupted run which begins anew
     except OSError as error:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())
@@ -155,14 +152,22 @@ def open_suite_folder(settings: Settings) -> RunFolder:
         else:
             folder = parent / settings.run_name
             folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as released_on_error:
-            suite = released_on_error.enter_context(RunFolder(folder, lock=FolderLock(folder)))
-            _check_no_results(folder)
-            released_on_error.pop_all()
+        suite = _keep(folder)
     except OSError as error:
         raise _not_writable(settings, error) from error
     write_json(folder / CONFIG, settings.model_dump())
     return suite
+
+
+def _keep(folder: Path) -> RunFolder:
+    """Keep a folder from other runs, unless one has finished in it."""
+    lock = FolderLock(folder)
+    try:
+        _check_no_results(folder)
+    except ConfigError:
+        lock.release()  # a refused run leaves nothing behind
+        raise
+    return RunFolder(folder, lock=lock)
 
 
 def _finished(folder: Path) -> bool:

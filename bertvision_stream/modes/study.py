@@ -23,8 +23,8 @@ from bertvision_stream.report.study import (
     render_study,
     render_study_markdown,
     rows_fingerprint,
-    write_study_plots,
 )
+from bertvision_stream.report.study_plots import write_study_plots
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.training.head_job import HeadJob

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ def _title(study: Study) -> str:
     return f"{study.task}: {study.head} head on {study.backbone}, seed{plural} {seeds}"
 
 
-def _predictors(study: Study) -> list[str]:
+def compared(study: Study) -> list[str]:
     """The predictors of a study, without the second head where it always is the first one."""
     shared = any(point.predictor == HEAD_ON_ALL for point in study.points)
     return [BERT, HEAD, *([HEAD_ON_ALL] if shared else [])]
@@ -237,7 +237,7 @@ def _predictors(study: Study) -> list[str]:
 
 def _table(study: Study) -> Table:
     """A row for each amount of fine-tuning and of data; a column for each predictor."""
-    predictors = _predictors(study)
+    predictors = compared(study)
     # The last one's name is too long for one line.
     names = [name.replace("head on ", "head on\n") for name in predictors]
     spreads = [study.spreads(name) for name in predictors]
@@ -257,7 +257,7 @@ def _notes(study: Study) -> list[str]:
         "BERT: fine-tuned on these rows, with its own classifier; head: trained on the same rows, "
         "on the hidden states of that BERT"
     ]
-    if HEAD_ON_ALL in _predictors(study):
+    if HEAD_ON_ALL in compared(study):
         notes.append(
             f"{HEAD_ON_ALL}: trained on these rows, on a BERT that was fine-tuned on "
             f"{'all' if largest == 1 else f'{largest:g} of the'} rows, and so has seen more labels "
@@ -291,7 +291,7 @@ def _enough(study: Study) -> list[str]:
     largest, notes = study.fractions[-1], []
     for epochs in study.finetune_epochs:
         enough, unclear = [], []
-        for name in _predictors(study):
+        for name in compared(study):
             if name == HEAD_ON_ALL and epochs == 0:  # It is the same head as HEAD.
                 continue
             spreads = {f: s for (e, f), s in sorted(study.spreads(name).items()) if e == epochs}
@@ -333,78 +333,3 @@ def _grows(spreads: Sequence[MeanStd]) -> bool:
     variances = [(s.deviation or 0.0) ** 2 / s.seeds for s in (spreads[0], spreads[-1])]
     # Two standard errors of a difference of means.
     return means[-1] - means[0] > max(drop, 2 * math.sqrt(sum(variances)))
-
-
-def write_study_plots(study: Study, task: Task, folder: Path) -> list[Path]:
-    """Writes `study_fractions*.png` and `study_finetuning.png`, each if it compares anything.
-
-    Args:
-        study: The finished study.
-        task: What was learned.
-        folder: The folder of the plots, which is made.
-
-    Returns:
-        The files.
-    """
-    # matplotlib is slow to import, and reading or printing a study needs none of it.
-    from bertvision_stream.report.figures import save_figures
-    from bertvision_stream.report.plots import draw_scores_against
-
-    subject = f"{study.task}, {study.head} head on {study.backbone}"
-    score = f"{score_name(task)} (validation)"
-    figures = {}
-    if len(study.fractions) > 1:
-        several = len(study.finetune_epochs) > 1
-        for epochs in study.finetune_epochs:
-            series = _series(study, lambda epochs_of, fraction: fraction, epochs=epochs)
-            figures["study_fractions" + (f"_{epochs:g}" if several else "")] = draw_scores_against(
-                f"{subject}\nhow much data is enough, with {epochs:g} epochs of fine-tuning",
-                series,
-                x_label=f"share of the training rows (1: {_all_rows(study):,} rows)",
-                score_label=score,
-            )
-    if len(study.finetune_epochs) > 1:
-        largest = study.fractions[-1]
-        series = _series(study, lambda epochs_of, fraction: epochs_of, fraction=largest)
-        figures["study_finetuning"] = draw_scores_against(
-            f"{subject}\nhow much fine-tuning is enough, with {study.examples(largest):,} rows",
-            series,
-            x_label="fine-tuning of BERT (epochs)",
-            score_label=score,
-            log_x=False,
-        )
-    return save_figures(figures, folder) if figures else []
-
-
-def _all_rows(study: Study) -> int:
-    largest = study.fractions[-1]
-    return round(study.examples(largest) / largest)
-
-
-def _series(
-    study: Study,
-    x: Callable[[float, float], float],
-    *,
-    epochs: float | None = None,
-    fraction: float | None = None,
-) -> dict[str, dict[float, list[float]]]:
-    """Scores by predictor and by the x axis of a plot.
-
-    Args:
-        study: The study.
-        x: The place on the axis for an amount of fine-tuning and a fraction.
-        epochs: The only amount of fine-tuning to be shown; None for all.
-        fraction: The only fraction to be shown; None for all.
-    """
-    series: dict[str, dict[float, list[float]]] = {}
-    for name in _predictors(study):
-        points = {
-            x(e, f): scores
-            for (e, f), scores in study.scores(name).items()
-            if epochs in (None, e) and fraction in (None, f)
-        }
-        # Where both heads are the same at every point, one of the two lines is enough.
-        same = name == HEAD_ON_ALL and points == series.get(HEAD)
-        if points and not same:
-            series[name] = points
-    return series

@@ -278,10 +278,10 @@ def disk_note(outcome: StreamOutcome) -> str:
     store = outcome.store
     if outcome.store_file:
         return (
-            f"WARNING: Ray's object store lies in a file on disk ({outcome.store_file}), since "
-            f"/dev/shm is too small: hidden states passed through that file. Give the machine more "
-            f"shared memory: `docker run --shm-size=...` or, in Kubernetes, a memory volume at "
-            f"/dev/shm."
+            f"WARNING: Ray's object store lies in a file on disk ({outcome.store_file}), as a "
+            f"rule because /dev/shm is too small: hidden states passed through that file. Give the "
+            f"machine more shared memory: `docker run --shm-size=...` or, in Kubernetes, a memory "
+            f"volume at /dev/shm."
         )
     if not store.spilled_bytes and not store.fallback_bytes:
         return ""

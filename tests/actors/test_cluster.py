@@ -99,10 +99,21 @@ def test_a_slow_start_is_tried_again(no_ray: None, monkeypatch: pytest.MonkeyPat
         (OSError("AF_UNIX path length cannot exceed 107 bytes"), ConfigError, "Set RAY_TMPDIR"),
         (PermissionError(13, "Permission denied"), ConfigError, "Set RAY_TMPDIR"),
         (OSError(28, "No space left on device"), ConfigError, "Set RAY_TMPDIR"),
+        (TimeoutError("timed out"), StreamError, "is too busy"),
+        (ConnectionError("lost"), StreamError, "could not be started on this machine: lost"),
         (OSError(98, "Address already in use"), StreamError, "could not be started.*in use. The"),
         (RuntimeError("no port\n is free."), StreamError, "machine: no port is free. The logs of"),
     ],
-    ids=["too slow", "long path", "read-only", "full", "a port", "anything else"],
+    ids=[
+        "too slow",
+        "long path",
+        "read-only",
+        "full",
+        "slow too",
+        "lost",
+        "a port",
+        "anything else",
+    ],
 )
 def test_a_start_that_fails(
     no_ray: None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import pytest
 from ray._private.services import psutil  # Ray carries it
 
 from actors import cluster_watch
-from actors.cluster_watch import _Server, _watch
+from actors.cluster_watch import _is_gone, _Server, _watch
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_server_that_is_gone_ends_the_run_after_some_looks(
     ended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = iter([True, False, False, True, False, False, False])
+    found = iter([False, True, True, False, True, True, True])
     monkeypatch.setattr(cluster_watch, "_is_connected_to", lambda node: True)
-    monkeypatch.setattr(cluster_watch, "_accepts", lambda address: next(found))
+    monkeypatch.setattr(cluster_watch, "_is_gone", lambda server: next(found))
     _watch("a node", [_Server("the GCS", ("127.0.0.1", 1), looks=3)], own=True)
     assert ended == ["the GCS died; no run goes on without it"]
     assert not list(found)
@@ -41,16 +42,27 @@ def test_a_watch_ends_with_the_connection(
     """A run that has left its cluster must not be ended by the cluster's own end."""
     connected = iter([True, True, False])
     monkeypatch.setattr(cluster_watch, "_is_connected_to", lambda node: next(connected))
-    monkeypatch.setattr(cluster_watch, "_accepts", lambda address: False)
+    monkeypatch.setattr(cluster_watch, "_is_gone", lambda server: True)
     _watch("a node", [_Server("the GCS", ("127.0.0.1", 1), looks=3)], own=True)
     assert not ended
 
 
-def test_who_accepts_connections() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = server.getsockname()
-        assert cluster_watch._accepts(address)
-    assert not cluster_watch._accepts(address)
+def test_who_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = _Server("the GCS", listener.getsockname(), looks=3)
+        assert not _is_gone(here)
+    assert _is_gone(here)
+
+    raised: OSError = OSError(errno.EMFILE, "Too many open files")
+
+    def connect(*args: object, **options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert not _is_gone(here), "this process has no file descriptor left"
+    raised = TimeoutError()
+    assert not _is_gone(here), "this machine is busy"
+    assert _is_gone(here._replace(is_elsewhere=True)), "another machine does not answer"
 
 
 DRIVER = """

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,18 @@ def assert_exactly_once(folder: Path, corpus: Corpus, plan: StreamPlan) -> None:
         np.testing.assert_array_equal(np.sort(rows), np.arange(corpus.stores[split].num_examples))
 
 
+@contextlib.contextmanager
+def meanwhile(disturb: Callable[[], None], over: threading.Event) -> Iterator[None]:
+    """Disturb what happens in the `with` block, from a thread, until that sees `over`."""
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_extractors_that_die_all_at_once(
     corpus: Corpus,
     weights: BackboneWeights,
@@ -171,13 +183,8 @@ def test_extractors_that_die_at_random_and_a_stream_that_dies(
                 killed.append(rng.choice(pids))
                 os.kill(killed[-1], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_extractors)
-    killer.start()
-    try:
+    with meanwhile(kill_extractors, over):
         outcome = stream(plan, heads, corpus, weights, num_extractors=2)
-    finally:
-        over.set()
-        killer.join()
     assert len(killed) >= 2
     assert len(outcome.deaths) == 1
     assert "FeatureStream" in outcome.deaths[0] or "actor died" in outcome.deaths[0]
@@ -225,13 +232,8 @@ def test_deaths_during_the_start_and_during_repairs(
                 killed.add(pid)
                 os.kill(pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_streams_as_they_start)
-    killer.start()
-    try:
+    with meanwhile(kill_streams_as_they_start, over):
         outcome = stream(plan, heads, corpus, weights, num_extractors=1)
-    finally:
-        over.set()
-        killer.join()
     assert len(killed) == 2
     assert len(outcome.deaths) >= 4
     assert_same_numbers(outcome, heads, corpus, weights)
@@ -347,13 +349,8 @@ def test_a_peak_in_the_use_of_the_object_store_by_others_is_waited_out(
                         others.clear()
                         return
 
-    thread = threading.Thread(target=leave_after_a_failure)
-    thread.start()
-    try:
+    with meanwhile(leave_after_a_failure, ended):
         outcome = stream(plan, heads, corpus, weights, num_extractors=1)
-    finally:
-        ended.set()
-        thread.join()
     assert not others
     assert outcome.stats.blocks_failed > 0
     assert_same_numbers(outcome, heads, corpus, weights)

@@ -254,9 +254,9 @@ def test_a_checkpoint_that_cannot_be_removed(runs: Runs):
 def held_by_another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds a run's folder until it is killed."""
     code = (
-        "import sys, time; from pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
         "from bertvision_stream.utils.folder_lock import FolderLock\n"
-        "lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
+        "lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); signal.pause()"
     )
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -29,13 +29,12 @@ from bertvision_stream.report.study import (
     Point,
     StreamUse,
     Study,
-    _series,
     read_study,
     render_study,
     render_study_markdown,
     rows_fingerprint,
-    write_study_plots,
 )
+from bertvision_stream.report.study_plots import _series, write_study_plots
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.training.outcome import StreamOutcome
