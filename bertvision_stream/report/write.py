@@ -37,7 +37,7 @@ from bertvision_stream.training.objectives.span import score_spans
 from bertvision_stream.training.outcome import StreamOutcome
 from bertvision_stream.utils.errors import StreamError
 from bertvision_stream.utils.files import write_json, write_text, writing
-from bertvision_stream.utils.units import format_bytes, format_seconds
+from bertvision_stream.utils.units import format_bytes, format_seconds, format_value
 
 
 def write_results(
@@ -200,7 +200,9 @@ def _notes(job: Job, outcome: StreamOutcome, search: SearchSummary | None) -> tu
     notes += [f"{death}; it was started again" for death in outcome.deaths]
     notes.append(f"the backbone ran on {outcome.extractor}, the head on {outcome.trainer}")
     if search is not None:
-        values = ", ".join(f"{key}={value}" for key, value in search.best_config.items())
+        values = ", ".join(
+            f"{key}={format_value(value)}" for key, value in search.best_config.items()
+        )
         notes.append(
             f"settings found by a search of {search.trials} trials in "
             f"{format_seconds(search.seconds)} on {search.examples:,} training examples: {values}"
