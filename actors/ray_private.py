@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from bertvision_stream.stream.stats import StoreStats
 from bertvision_stream.utils.log import log
@@ -92,6 +93,20 @@ def kill_own_cluster() -> None:
         worker._global_node.kill_all_processes(  # type: ignore[attr-defined]
             check_alive=False, allow_graceful=False
         )
+
+
+def is_placed(actor: ActorHandle) -> bool:
+    """Whether an actor has been given its resources, and so is ready or still loading.
+
+    Without this, every actor that is not ready counts as one that waits for resources.
+    """
+    try:
+        from ray._private.state import actors
+
+        found: dict[str, Any] = actors(actor._actor_id.hex())
+    except (ImportError, AttributeError):
+        return False
+    return found.get("Pid", 0) > 0  # its process is only known once there is one
 
 
 def dashboard_wants_token() -> bool:

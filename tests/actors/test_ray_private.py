@@ -17,6 +17,7 @@ USED = {
     "ray._private.ray_constants": "ENABLE_RAY_CLUSTER",
     "ray._private.authentication.authentication_utils": "is_token_auth_enabled",
     "ray._private.internal_api": "get_memory_info_reply",
+    "ray._private.state": "actors",
     "ray._private.resource_and_label_spec": "ResourceAndLabelSpec",
     "ray.train.v2._internal.callbacks.placement_group_callback": "PlacementGroupCleanerCallback",
 }
@@ -72,6 +73,7 @@ def test_without_it_a_run_goes_on(public_ray_only: None, caplog: pytest.LogCaptu
     with ray_private.servers_on_loopback():
         pass
     assert not ray_private.dashboard_wants_token()
+    assert not ray_private.is_placed(object())  # type: ignore[arg-type]
     found = ray_private.resources_of_this_machine()
     assert found["CPU"] >= 1
     assert found["object_store_memory"] > 2**20
