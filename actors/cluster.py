@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.cluster_watch import watch_cluster
 from actors.ray_private import (
     dashboard_wants_token,
+    end_orphaned_agents,
     is_placed,
     resources_of_this_machine,
     start_cluster,
@@ -148,6 +149,7 @@ def _start() -> Any:
         ConfigError: The folder for temporary files cannot be used.
         StreamError: Ray did not start in time, in several attempts, or failed in another way.
     """
+    end_orphaned_agents()
     environment = worker_environment()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
