@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.actor import ActorHandle
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.cluster_watch import watch_cluster
 from actors.ray_private import (
     dashboard_wants_token,
+    end_orphaned_agents,
+    is_placed,
     resources_of_this_machine,
     start_cluster,
     store_counters,
@@ -61,7 +65,7 @@ SMALLEST_STORE = 384 * 2**20
 # The time in which a cluster that is joined must accept a connection.
 JOIN_SECONDS = 5.0
 
-# The time after which a warning says that actors wait for resources, and between two such warnings.
+# The time after which a line says what actors that start wait for, and between two such lines.
 NOTICE_SECONDS = 30.0
 
 # Ray reads these environment variables when it starts; those that the user has set are kept.
@@ -77,6 +81,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Ray Tune's newer output, which prints lines for each trial; we print a table of our own.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # The traceback of each trial that dies, though it goes on; `tune.search` says so in a line.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Ray prints errors that nobody has fetched. The stream reports a block that failed, in a line.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
@@ -97,6 +103,8 @@ def connect(address: str | None) -> None:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():  # Ray colours the prefix of actors' lines wherever they go
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     given = f"ray.address={address}"
     if not address and (address := os.environ.get("RAY_ADDRESS")):
         given = f"RAY_ADDRESS={address} (an environment variable)"
@@ -140,6 +148,7 @@ def _start() -> Any:
         ConfigError: The folder for temporary files cannot be used.
         StreamError: Ray did not start in time, in several attempts, or failed in another way.
     """
+    end_orphaned_agents()
     environment = worker_environment()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
@@ -311,43 +320,51 @@ def in_thread(function: Callable[[], T], name: str) -> Future[T]:
     return result
 
 
-def get_with_notice(refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
-    """Call `ray.get`, with a warning each time that actors wait long for their resources.
+def get_with_notice(
+    refs: Sequence[ray.ObjectRef], actors: Sequence[ActorHandle], what: str
+) -> list[Any]:
+    """Call `ray.get`, with a line each time that actors which start take long.
 
     Args:
-        refs: Refs that calls to actors which are being started have returned.
-        what: The actors and the resources that they need, worded to stand before "is not ready".
+        refs: Refs that calls to the actors have returned.
+        actors: The actors.
+        what: The actors and the resources that they need, worded to stand before "waits".
     """
     start = time.monotonic()
     while ray.wait(list(refs), num_returns=len(refs), timeout=NOTICE_SECONDS)[1]:
-        _warn_of_waiting(what, time.monotonic() - start)
+        log.warning("%s", describe_wait(what, actors, time.monotonic() - start))
     return list(ray.get(list(refs)))
 
 
 def result_with_notice(future: Future[T], what: str) -> T:
-    """The result of `in_thread`, with a warning each time that it waits long for resources.
+    """The result of `in_thread`, with a line each time that it waits long for resources.
 
     Args:
         future: What `in_thread` has returned. Its function starts a placement group, as Ray Train
             does; one that is pending is what waits for resources.
-        what: What is started and the resources that it needs, worded to stand before "is not
-            ready".
+        what: What is started and the resources that it needs, worded to stand before "waits".
     """
     start = time.monotonic()
     while not wait([future], timeout=NOTICE_SECONDS).done:
         groups = placement_group_table().values()
         if any(group["state"] == "PENDING" for group in groups):
-            _warn_of_waiting(what, time.monotonic() - start)
+            log.warning("%s", describe_wait(what, (), time.monotonic() - start))
     return future.result()
 
 
-def _warn_of_waiting(what: str, seconds: float) -> None:
-    """Log that something waits for resources, and what the cluster has free."""
+def describe_wait(what: str, actors: Sequence[ActorHandle], seconds: float) -> str:
+    """What something that is being started waits for, in one line.
+
+    Args:
+        what: What that is and the resources that it needs, worded to stand before "waits".
+        actors: The actors that it consists of; none where its resources are known to be lacking.
+        seconds: How long it has waited.
+    """
+    passed = format_seconds(seconds)
+    if actors and all(map(is_placed, actors)):
+        return f"{what} has its resources and is still loading, for {passed} now"
     free = ray.available_resources()
-    log.warning(
-        "%s is not ready after %s; the cluster has %g CPU and %g GPU free",
-        what,
-        format_seconds(seconds),
-        free.get("CPU", 0),
-        free.get("GPU", 0),
+    return (
+        f"{what} waits for resources, for {passed} now; the cluster has {free.get('CPU', 0):g} "
+        f"CPU and {free.get('GPU', 0):g} GPU free"
     )

@@ -1,7 +1,6 @@
 """The extractors of a feature stream: how they start, are given blocks, and are replaced."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
+from actors.cluster import NOTICE_SECONDS, describe_wait
 from actors.extractor import ExtractorSpec
 from actors.object_store import STORE_FULL, full_text, pauses, waiting_text
 from actors.records import MAX_ATTEMPTS, BlockReceipt, cause_of
@@ -18,19 +18,9 @@ from bertvision_stream.stream.plan import StreamPlan
 from bertvision_stream.stream.pool import ExtractorPool, Lease
 from bertvision_stream.stream.stats import DeviceInfo, StreamStats
 from bertvision_stream.utils.errors import StreamError
-from bertvision_stream.utils.units import format_seconds
-
-# This runs in the actor of the stream, and the run's logger (`utils.log`) has its handlers in the
-# driver alone. So an actor has a logger of its own, whose warnings Ray prints on the driver's
-# console with the name of the actor in front.
-_log = logging.getLogger(__name__)
 
 # While an extractor works on one block, the next call is already queued there.
 CALLS_PER_EXTRACTOR = 2
-
-# The time after which a warning says that a new extractor is not ready, and between two such
-# warnings.
-NOTICE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,10 @@ class ExtractorGroup:
         spec: How to start an extractor.
         num_extractors: The number of extractors at the start.
         stats: The totals of the stream, which the group keeps up to date.
+
+    Attributes:
+        notices: Lines for people. The run's logger (`utils.log`) has its handlers in the driver
+            alone, which fetches them from the stream (`FeatureStream.take_notices`).
     """
 
     def __init__(
@@ -65,6 +59,7 @@ class ExtractorGroup:
         self._num_first = num_extractors
         self._num_started = 0
         self._stats = stats
+        self.notices: list[str] = []
         self._pool: ExtractorPool[ActorHandle] = ExtractorPool(
             CALLS_PER_EXTRACTOR, plan.largest_bytes
         )
@@ -111,6 +106,8 @@ class ExtractorGroup:
                 info: DeviceInfo = await self._ready(extractor, number)
             except RayError as error:
                 causes.append(cause_of(error))
+                self._stats.extractors_lost += 1
+                self.notices.append(f"extractor {number} died while it started: {causes[-1]}")
                 continue
             limit = int(info.store_bytes * self._plan.budget.store_share)
             self._pool.add(extractor, info.node, limit=limit)
@@ -140,21 +137,20 @@ class ExtractorGroup:
 
     def drop_nodes(self, alive: Iterable[str]) -> None:
         """Forget the nodes that are not among `alive`, and replace their extractors."""
-        for _ in range(self._pool.drop_nodes(set(alive))):
+        lost = self._pool.drop_nodes(set(alive))
+        if lost:
+            self.notices.append(f"{lost} extractors were lost with their node, and are replaced")
+        for _ in range(lost):
             self._replace()
 
     async def _ready(self, extractor: ActorHandle, number: int) -> DeviceInfo:
-        """Wait until a new extractor is ready, with a warning each time that it takes long."""
+        """Wait until a new extractor is ready, with a notice each time that it takes long."""
         start = time.perf_counter()
         info: asyncio.Future[DeviceInfo] = asyncio.ensure_future(extractor.info.remote())
+        what = f"extractor {number} ({self._spec.num_cpus:g} CPU and {self._spec.num_gpus:g} GPU)"
         while not (await asyncio.wait([info], timeout=NOTICE_SECONDS))[0]:
-            _log.warning(
-                "extractor %d is not ready after %s; it wants %g CPU and %g GPU",
-                number,
-                format_seconds(time.perf_counter() - start),
-                self._spec.num_cpus,
-                self._spec.num_gpus,
-            )
+            passed = time.perf_counter() - start
+            self.notices.append(describe_wait(what, [extractor], passed))
         return info.result()
 
     async def _make(self, epoch: int, key: BlockKey, turn: int) -> MadeBlock:
@@ -185,7 +181,7 @@ class ExtractorGroup:
                     self._after_failure(lease, error)
                     continue
                 causes.append(cause_of(error))
-                _log.warning("block %s failed and is made again: %s", key, causes[-1])
+                self.notices.append(f"block {key} failed and is made again: {causes[-1]}")
                 if isinstance(error, RayTaskError):
                     errors_left -= 1
                 else:
@@ -219,7 +215,7 @@ class ExtractorGroup:
         now = time.perf_counter()
         if self._store_full_said is None or now - self._store_full_said > NOTICE_SECONDS:
             self._store_full_said = now
-            _log.warning("%s", waiting_text(f"block {key} could not be made", our_bytes))
+            self.notices.append(waiting_text(f"block {key} could not be made", our_bytes))
         await asyncio.sleep(pause)
 
     def _after_failure(self, lease: Lease[ActorHandle], error: RayError) -> None:
@@ -231,6 +227,7 @@ class ExtractorGroup:
 
     def _replace(self) -> None:
         """Start an extractor in the background, in the place of one that was lost."""
+        self._stats.extractors_lost += 1
         task = asyncio.create_task(self._start_replacement())
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)

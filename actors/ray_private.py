@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from bertvision_stream.stream.stats import StoreStats
 from bertvision_stream.utils.log import log
@@ -92,6 +95,45 @@ def kill_own_cluster() -> None:
         worker._global_node.kill_all_processes(  # type: ignore[attr-defined]
             check_alive=False, allow_graceful=False
         )
+
+
+_AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")  # the names that these processes have
+
+
+def end_orphaned_agents(processes: Path = Path("/proc")) -> None:
+    """End the agents that are left of clusters whose driver was killed, some 200 MiB of each.
+
+    An agent is a child of its raylet. Where a driver gets SIGKILL its raylet dies with it, and the
+    agents live on under another parent. Without this, they stay until somebody ends them.
+
+    Args:
+        processes: Where Linux shows processes; elsewhere this does nothing.
+    """
+    for folder in processes.glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # one that is just ending
+            if not (folder / "cmdline").read_bytes().startswith(_AGENTS):
+                continue
+            # The name of a process stands in parentheses, and may hold anything.
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            owner = folder.stat().st_uid
+            if parent == 0 or owner != os.getuid():  # 0: it is out of sight, outside a container
+                continue
+            if b"raylet" not in (processes / str(parent) / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)  # they ignore SIGTERM
+
+
+def is_placed(actor: ActorHandle) -> bool:
+    """Whether an actor has been given its resources, and so is ready or still loading.
+
+    Without this, every actor that is not ready counts as one that waits for resources.
+    """
+    try:
+        from ray._private.state import actors
+
+        found: dict[str, Any] = actors(actor._actor_id.hex())
+    except (ImportError, AttributeError):
+        return False
+    return found.get("Pid", 0) > 0  # its process is only known once there is one
 
 
 def dashboard_wants_token() -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from bertvision_stream.stream.plan import DeliveryStatus, Position, StreamPlan
 from bertvision_stream.stream.stats import DeviceInfo, StreamStats
 from bertvision_stream.stream.window import ByteWindow
 from bertvision_stream.utils.errors import StreamError, TrainerLostError
-
-_log = logging.getLogger(__name__)  # an actor's own logger, see extractors.py
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ class FeatureStream:
                 break
             except LostBlockError as fault:
                 causes.append(str(fault))
-                _log.warning("%s; blocks are delivered again", fault)
+                self._extractors.notices.append(f"{fault}; blocks are delivered again")
                 self._produced_until = -1
             except BaseException:
                 self._produced_until = -1
@@ -181,6 +178,12 @@ class FeatureStream:
         """The totals so far; an actor of coroutines answers this while an epoch runs."""
         self._stats.extract_wait_seconds = self._waited_before + self._extractors.idle_seconds
         return self._stats
+
+    async def take_notices(self) -> list[str]:
+        """The lines for people since the last call."""
+        taken = self._extractors.notices[:]
+        self._extractors.notices.clear()
+        return taken
 
     async def _publish(self) -> None:
         """Publish the metrics again and again."""

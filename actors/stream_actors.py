@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -28,6 +28,9 @@ from bertvision_stream.utils.errors import BertvisionError, StreamError, Trainer
 from bertvision_stream.utils.log import log, show_progress
 
 T = TypeVar("T")
+
+# The time between two looks at what the stream has to tell.
+FOLLOW_SECONDS = 1.0
 
 
 class StreamActors:
@@ -96,8 +99,8 @@ class StreamActors:
             # The stream itself warns of extractors that wait for resources; trainers are up to us.
             infos = [trainer.info.remote() for trainer in self.trainers]
             with _our_errors():
-                trainer = get_with_notice(infos, wanted)[0]
-            (extractor,) = self.call(self._stream_started)
+                trainer = get_with_notice(infos, self.trainers, wanted)[0]
+            extractor = self._follow(self._stream_started)
             return extractor, trainer
 
         return self.retry_on_death(wait, "the start")
@@ -116,7 +119,7 @@ class StreamActors:
         """
 
         def run() -> None:
-            report: EpochReport = self.call(self.stream.run_epoch.remote(epoch, last_epoch))[0]
+            report: EpochReport = self._follow(self.stream.run_epoch.remote(epoch, last_epoch))
             self.stats = report.stats
             self.last_ends = report.ends
             self.checkpoints = self.call(*(t.checkpoint.remote() for t in self.trainers))
@@ -213,6 +216,19 @@ class StreamActors:
         with _our_errors():
             return list(ray.get(list(refs)))
 
+    def _follow(self, ref: ray.ObjectRef) -> Any:
+        """Call `call` for a method of the stream that takes long, and log what it tells meanwhile.
+
+        So the lines of the stream and its extractors are in `run.log`, and have no prefix of Ray's.
+        """
+        while True:
+            is_done = bool(ray.wait([ref], timeout=FOLLOW_SECONDS)[0])
+            with suppress(RayActorError):  # `call` raises it
+                for notice in ray.get(self.stream.take_notices.remote()):
+                    log.warning("%s", notice)
+            if is_done:
+                return self.call(ref)[0]
+
     def stop(self) -> None:
         """End all actors; the stream owns its extractors, which end with it."""
         for actor in (self.stream, *self.trainers):
@@ -236,7 +252,7 @@ class StreamActors:
         else:
             ray.kill(self.stream)
             self.stream = self._start_stream()
-            self.call(self._stream_started)
+            self._follow(self._stream_started)
         return min(self.call(*(trainer.position.remote() for trainer in self.trainers)))
 
     def _start_trainer(self, i: int) -> ActorHandle:

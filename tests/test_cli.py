@@ -176,7 +176,7 @@ One problem with the settings:
 )
 def test_settings_that_are_wrong(tmp_path: Path, arguments: list[str], report: str):
     done = run(tmp_path, *arguments)
-    assert done.message == report + "\nAll keys: python -m bertvision_stream.run --help"
+    assert done.message == report + "\nAll keys: python -m bertvision_stream.run --help all"
     assert (done.code, done.out) == (2, "")
     assert "numpy" not in done.imported
 

@@ -20,7 +20,7 @@ from bertvision_stream.report.tables import Table
 from bertvision_stream.settings.search_dimensions import show
 from bertvision_stream.utils.errors import ConfigError, SearchError, UserError
 from bertvision_stream.utils.terminal import printable
-from bertvision_stream.utils.units import format_seconds
+from bertvision_stream.utils.units import format_seconds, format_value
 from tune.trial_results import BEST_RULE, FAILURE, SCORE
 from tune.trials import Search, Status, Trial, best_trial, read_search
 
@@ -140,7 +140,7 @@ def _verdict(search: Search) -> str:
         best = best_trial(search)
     except SearchError as error:
         return f"best: {error}"
-    config = " ".join(f"{key}={show(best.config.get(key))}" for key in search.keys)
+    config = " ".join(f"{key}={_written(best.config.get(key))}" for key in search.keys)
     return f"best: trial {best.number}, score {best.score:.4f}, with {config}"
 
 
@@ -149,6 +149,11 @@ def _ranked(search: Search) -> list[Trial]:
     return sorted(
         search.trials, key=lambda t: (not t.is_eligible, -t.score if t.is_eligible else 0, t.number)
     )
+
+
+def _written(value: object) -> str:
+    """A sampled value as on a command line, with the digits that matter."""
+    return format_value(value) if isinstance(value, float) else show(value)
 
 
 def _short(value: object) -> str:

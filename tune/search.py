@@ -10,6 +10,7 @@ import ray
 import torch
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from actors.cluster import in_thread, on_this_node
@@ -31,7 +32,7 @@ from tune.epoch_barrier import EpochBarrier, HeadReport
 from tune.space import make_searcher, tune_domains
 from tune.trial import HeadTrial
 from tune.trial_results import MODE, SCORE, epoch_result
-from tune.trials import read_search
+from tune.trials import number_of, read_search
 
 # The folder of Tune's experiment in the folder of the run.
 EXPERIMENT = "tune"
@@ -190,8 +191,26 @@ def make_tuner(
                 num_to_keep=1, checkpoint_frequency=int(search.target == "head")
             ),
             verbose=0,
+            callbacks=[TrialNotices()],
         ),
     )
+
+
+class TrialNotices(tune.Callback):
+    """Logs trials that die, in a line each where Tune would print a traceback."""
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """Tune starts the trial again, from its last checkpoint if it has one."""
+        died = f"search: trial {number_of(trial)} died and is started again"
+        log.info("%s (death %d; at most %d)", died, trial.num_failures, MAX_FAILURES)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """Tune gives the trial up; the other trials go on."""
+        log.info("search: trial %d died too often and is given up", number_of(trial))
 
 
 def _num_ended(folder: Path, resume: bool) -> int:

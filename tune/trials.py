@@ -134,7 +134,7 @@ def read_search(path: str | Path) -> Search:
         raise ConfigError(f"{folder}: the config.json of the run is damaged ({error!r})") from error
     trials = [
         _trial(number, trial, analysis.trial_dataframes[trial.trial_id], planned)
-        for number, trial in enumerate(sorted(analysis.trials, key=_proposed), start=1)
+        for number, trial in enumerate(sorted(analysis.trials, key=number_of), start=1)
     ]
     return Search(
         name=config.get("task", folder.name),
@@ -211,7 +211,7 @@ def _load(folder: Path) -> ExperimentAnalysis:
     raise ConfigError(f"{folder}: the state of the search cannot be read: {problem}") from problem
 
 
-def _proposed(trial: TuneTrial) -> int:
+def number_of(trial: TuneTrial) -> int:
     """The number of a trial in the order of proposal, by Tune's tag.
 
     Tune lists the trials in another order, but counts them in their tags.

@@ -22,6 +22,7 @@ from bertvision_stream.data.rows import (
     files_left_out,
     find_split_files,
     listing,
+    read_columns,
     read_rows,
     require_suffix,
 )
@@ -51,7 +52,7 @@ def load_custom(settings: TaskSettings) -> RawData:
     assert text_columns is not None
     assert label_column is not None
     path = Path(settings.data.path)
-    train_files, validation_files = _find_files(path)
+    train_files, validation_files = find_custom(path)
     csv_files = [path for path in (*train_files, *validation_files) if path.suffix == ".csv"]
     reason = why_as_written(csv_files, label_column)
     splits = [
@@ -123,8 +124,20 @@ def hold_out(rows: Rows, *, seed: int) -> list[Rows]:
     return [rows.take(np.flatnonzero(~is_held_out)), rows.take(np.flatnonzero(is_held_out))]
 
 
-def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """The files of the training split, and of the validation split if there is one."""
+def columns_of(path: str) -> list[str]:
+    """The columns of the training rows at a `data.path`; none where it cannot be read."""
+    try:
+        return read_columns(find_custom(Path(path).expanduser())[0][0])
+    except (DataError, OSError):
+        return []
+
+
+def find_custom(path: Path) -> tuple[list[Path], list[Path]]:
+    """The files of the training split, and of the validation split if there is one.
+
+    Raises:
+        DataError: The path or the training split is not there.
+    """
     if path.is_file():
         require_suffix(path)
         return [path], []

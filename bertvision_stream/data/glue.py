@@ -73,17 +73,27 @@ def load_splits(
     """
     splits = (task.train_split, *task.validation_splits)
     if path is not None:
-        return _from_folder(task, splits, Path(path), read)
+        folder, found = find_splits(task, Path(path))
+        used = [file for files in found for file in files]
+        return [read(files) for files in found], files_left_out(folder, splits, used)
     loaded = zip(splits, load_from_hub(task, splits), strict=True)
     return [take(task, split, rows) for split, rows in loaded], []
 
 
-def _from_folder(
-    task: Task,
-    splits: tuple[str, ...],
-    path: Path,
-    read: Callable[[Sequence[Path]], RowsT],
-) -> tuple[list[RowsT], list[str]]:
+def find_splits(task: Task, path: Path) -> tuple[Path, list[list[Path]]]:
+    """The files of a task's training split and of its validation splits, in order.
+
+    Args:
+        task: Names the splits and the folder.
+        path: `data.path`, which holds the files, or the folder of the task with them.
+
+    Returns:
+        The folder that holds the files, and those of each split.
+
+    Raises:
+        DataError: The folder or a split is missing.
+    """
+    splits = (task.train_split, *task.validation_splits)
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise DataError(
@@ -91,8 +101,7 @@ def _from_folder(
             f"{task.name}/{splits[0]}-*.parquet and the like"
         )
     folder = path / task.name if (path / task.name).is_dir() else path
-    rows: list[RowsT] = []
-    used: list[Path] = []
+    found_files = []
     for split in splits:
         files = find_split_files(folder, [split])
         if not files:
@@ -104,9 +113,8 @@ def _from_folder(
                 f"in {where}; {folder} holds {describe_folder(folder)}"
                 f"{how_to_convert(task, path)}"
             )
-        rows.append(read(files))
-        used += files
-    return rows, files_left_out(folder, splits, used)
+        found_files.append(files)
+    return folder, found_files
 
 
 def load_from_hub(task: Task, splits: Sequence[str]) -> list[datasets.Dataset]:

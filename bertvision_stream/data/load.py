@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bertvision_stream.data.custom import load_custom
+from bertvision_stream.data.custom import find_custom, load_custom
 from bertvision_stream.data.demo import load_demo
-from bertvision_stream.data.glue import load_glue
+from bertvision_stream.data.glue import find_splits, load_glue
 from bertvision_stream.data.rows import RawData
 from bertvision_stream.data.splits import Split, TaskData, take_fraction
 from bertvision_stream.data.squad import load_squad
@@ -39,6 +40,19 @@ def load_task_data(settings: TaskSettings) -> TaskData:
         f"{settings.seed} (data.train_fraction={fraction:g})."
     )
     return replace(sample, notes=(*data.notes, note))
+
+
+def find_rows(settings: TaskSettings) -> None:
+    """Looks for the files of rows at `data.path`, and reads none.
+
+    Raises:
+        DataError: The folder, the file or a split is missing.
+    """
+    path, task = settings.data.path, TASKS.get(settings.task)
+    if path is not None and task is None:
+        find_custom(Path(path))
+    elif path is not None and task is not None:
+        find_splits(task, Path(path))
 
 
 def _load_rows(settings: TaskSettings) -> RawData:

@@ -6,6 +6,7 @@ was looked for and what is there.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -293,6 +294,26 @@ def read_table(
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         cause = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {cause}") from error
+
+
+def read_columns(path: Path) -> list[str]:
+    """The names of the columns of a file; of a jsonl file those in its first row.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        if path.suffix == ".parquet":
+            return list(parquet.ParquetFile(path).schema_arrow.names)
+        if path.suffix == ".csv":
+            return next(csv.reader(io.StringIO(read_text(path), newline="")), [])
+        lines = (line for line in read_text(path).splitlines() if line.strip())
+        return list(json.loads(next(lines, "{}")))
+    except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
 
 
 def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> pa.Table:

@@ -167,7 +167,7 @@ def finetune(
             if not math.isfinite(mean_loss):
                 raise FloatingPointError(
                     f"the loss became {mean_loss} by step {step + 1} of {total}; "
-                    f"try a lower finetune.lr (it was {options.lr})"
+                    f"try a lower finetune.lr (it was {options.lr:g})"
                 )
             on_step(StepReport(step + 1, total, mean_loss, tokens))
             losses = []

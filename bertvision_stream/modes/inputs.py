@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bertvision_stream.data.load import load_task_data
+from bertvision_stream.data.load import find_rows, load_task_data
 from bertvision_stream.data.splits import TaskData
 from bertvision_stream.models.sources import locate
 from bertvision_stream.modes.planned_backbone import find_planned
+from bertvision_stream.utils.errors import Mistakes
 
 if TYPE_CHECKING:
     from bertvision_stream.modes.planned_backbone import PlannedBackbone
@@ -45,8 +46,11 @@ def read_all_inputs(settings: Settings) -> list[TaskInputs]:
     Raises:
         DataError: The rows of a task cannot be found or used.
         BackboneError: The backbone cannot be found.
+        UserError: Several of these, told together.
     """
+    _check_paths(settings.runs())
     found: list[TaskInputs] = []
+    mistakes = Mistakes()
     for each in settings.runs():
         last = found[-1] if found else None
         same_task = last is not None and last.settings.task == each.task
@@ -55,12 +59,28 @@ def read_all_inputs(settings: Settings) -> list[TaskInputs]:
         if last is not None and same_task and not drawn:
             inputs = replace(last, settings=each)
         else:
-            inputs = read_inputs(each)
+            with mistakes.noting(each.task):
+                inputs = read_inputs(each)
+            if mistakes:  # the rest is only looked at for further ones
+                continue
         if settings.mode == "search":
             after = settings.after_search(each.task, seed=each.seed)
             inputs = replace(inputs, after_search=after)
         found.append(inputs)
+    mistakes.tell()
     return found
+
+
+def _check_paths(runs: list[TaskSettings]) -> None:
+    """Look for all files of rows, before those of the first run are read."""
+    mistakes = Mistakes()
+    for each in runs:
+        with mistakes.noting(each.task):
+            find_rows(each)
+    for each in runs if mistakes else ():
+        with mistakes.noting(each.task):
+            _find_backbone(each)
+    mistakes.tell()
 
 
 def inputs_after_search(after: TaskSettings, best: TaskSettings) -> TaskInputs:
@@ -90,9 +110,21 @@ def read_inputs(settings: TaskSettings) -> TaskInputs:
     Raises:
         DataError: The rows cannot be found or used.
         BackboneError: The backbone cannot be found.
+        UserError: Both, told together.
     """
+    mistakes = Mistakes()
+    with mistakes.noting():
+        source, planned = _find_backbone(settings)
+    # Rows on the hub take too long to look for mistakes there when there is one already.
+    if not mistakes or settings.data.path is not None:
+        with mistakes.noting():
+            data = load_task_data(settings)
+    mistakes.tell()
+    return TaskInputs(settings, data, source, planned)
+
+
+def _find_backbone(settings: TaskSettings) -> tuple[str, PlannedBackbone | None]:
+    """The source of the backbone and what is known of it: see `TaskInputs`."""
     if settings.mode == "plan":
-        planned = find_planned(settings)
-        return TaskInputs(settings, load_task_data(settings), "", planned)
-    source = locate(settings.backbone.name, settings.backbone.revision)
-    return TaskInputs(settings, load_task_data(settings), source)
+        return "", find_planned(settings)
+    return locate(settings.backbone.name, settings.backbone.revision), None

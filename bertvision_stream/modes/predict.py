@@ -23,7 +23,7 @@ from bertvision_stream.report.records import SplitResult, splits_json
 from bertvision_stream.report.text import render_predictions
 from bertvision_stream.settings.settings import Settings
 from bertvision_stream.settings.tasks import GLUE_TASKS
-from bertvision_stream.utils.errors import ConfigError
+from bertvision_stream.utils.errors import ConfigError, DataError, Mistakes
 from bertvision_stream.utils.files import write_bytes, write_json, write_text
 from bertvision_stream.utils.log import log, logging_to
 from bertvision_stream.utils.torch_environment import SHARED_CORES, TORCH_ENVIRONMENT
@@ -47,7 +47,16 @@ def read_predictions(settings: Settings) -> list[Prediction]:
         DataError: Rows cannot be found, read or used.
     """
     assert settings.run is not None  # settings refuse mode=predict without it
-    runs = [open_finished_run(name) for name in settings.run]
+    mistakes = Mistakes()
+    runs = []
+    for name in settings.run:
+        with mistakes.noting():
+            runs.append(open_finished_run(name))
+    path = settings.data.path
+    if path is not None and not Path(path).exists():
+        with mistakes.noting():
+            raise DataError(f"data.path={path} does not exist")
+    mistakes.tell()
     names = [run.task.name for run in runs]
     for run in runs:
         if settings.tasks and run.task.name not in settings.tasks:

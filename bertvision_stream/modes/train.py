@@ -102,7 +102,7 @@ def train_task(
     """
     from bertvision_stream.modes.preparation import check_unchanged, prepare_job
     from bertvision_stream.report.text import render_table
-    from bertvision_stream.report.write import disk_note, write_results
+    from bertvision_stream.report.write import Earlier, disk_note, write_results
     from bertvision_stream.training.checkpoint import save_checkpoint
     from bertvision_stream.training.head_job import HeadJob
 
@@ -117,25 +117,34 @@ def train_task(
         del searched  # this frees its weights before others are loaded
         log.info("training the best on %s examples", f"{len(inputs.data.train.labels):,}")
     job = prepare_job(inputs, engine, checkpoint=checkpoint, reuse=found is not None)
+    earlier = Earlier.of(checkpoint)
+    job = _with_finetune_seconds(job, search_finetune_seconds + earlier.finetune)
     facts = job.facts
     if checkpoint is not None:
         check_unchanged(checkpoint.facts["run"], facts)
     log.info("%s", job.memory)
+
+    def keep(state: Checkpoint) -> None:
+        total = earlier.total + time.perf_counter() - start
+        seconds = {"total": total, "finetune": job.backbone.seconds}
+        save_checkpoint(folder.checkpoint, state.with_facts(run=facts, seconds=seconds))
+
     outcome = engine.run(
         job,
         {"head": HeadJob(found.head if found else job.settings)},
         checkpoint=checkpoint,
-        on_epoch=lambda state: save_checkpoint(folder.checkpoint, state.with_facts(run=facts)),
+        on_epoch=keep,
     )
     if note := disk_note(outcome):
         log.warning("\n%s\n", note)
     report = write_results(
         folder.path,
-        _with_finetune_seconds(job, search_finetune_seconds),
+        job,
         outcome,
         command=command,
         start=start,
         search=found.summary if found else None,
+        earlier=earlier,
     )
     log.info("\n%s", render_table(report))
     log.info("results in %s", folder.path)
@@ -161,6 +170,6 @@ def _checkpoint_of(inputs: TaskInputs, folder: RunFolder) -> Checkpoint | None:
 
 
 def _with_finetune_seconds(job: Job, seconds: float) -> Job:
-    """The job with the seconds of the fine-tuning before its search added to its own."""
+    """The job with seconds of fine-tuning added: before its search, before an interruption."""
     backbone = replace(job.backbone, seconds=job.backbone.seconds + seconds)
     return replace(job, backbone=backbone)

@@ -14,6 +14,7 @@ from bertvision_stream.report.figures import DOTS_PER_INCH
 from bertvision_stream.report.records import RunReport
 from bertvision_stream.report.tables import Best, Table
 from bertvision_stream.report.text import report_parts
+from bertvision_stream.utils.units import format_value
 
 # What stands below a plot, by how the name of the plot's file begins.
 _CAPTIONS = {
@@ -60,7 +61,7 @@ def render_html(report: RunReport, plots: Sequence[Path]) -> str:
         lstrip_blocks=True,
     )
     environment.tests["best"] = lambda cell: isinstance(cell, Best)
-    settings = [[key, str(value)] for key, value in report.settings.items()]
+    settings = [[key, format_value(value)] for key, value in report.settings.items()]
     return environment.get_template("report.html.j2").render(
         parts=report_parts(report),
         stages=_stages(report),

@@ -10,6 +10,7 @@ from bertvision_stream.models.sources import MINILM
 from bertvision_stream.report.records import RunReport
 from bertvision_stream.report.tables import PREDICTORS, Table
 from bertvision_stream.settings.tasks import Task
+from bertvision_stream.utils.units import format_value
 
 # Settings that change the numbers; the others say where and how to run.
 _SHOWN = (
@@ -201,7 +202,7 @@ def _numbers(report: RunReport) -> str:
 
 def _settings(report: RunReport, words: _Words) -> Table:
     rows = [
-        [f"`{key}`", f"`{value}`"]
+        [f"`{key}`", f"`{format_value(value)}`"]
         for key, value in report.settings.items()
         if value is not None and key.startswith(_SHOWN) and not key.endswith(_NOT_SHOWN)
         if key not in words.not_shown

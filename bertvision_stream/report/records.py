@@ -130,6 +130,7 @@ class StreamSummary:
         blocks_extracted: The number of blocks made by a forward pass, repetitions included.
         blocks_from_cache: The number of blocks delivered without a forward pass.
         tokens_extracted: The number of tokens in the blocks that were extracted.
+        extractors_lost: The number of extractors that died and were replaced.
         bytes_per_epoch: The bytes of hidden states that one epoch delivers.
         budget_bytes: The limit of the bytes of hidden states that may exist at once.
         peak_bytes: The most bytes that did exist at once.
@@ -155,6 +156,7 @@ class StreamSummary:
     fallback_bytes: int
     store_file: str
     dump_bytes_avoided: int
+    extractors_lost: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

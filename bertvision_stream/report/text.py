@@ -10,7 +10,7 @@ from bertvision_stream.report.records import RunReport, SplitResult
 from bertvision_stream.report.tables import PREDICTORS, WIDTH, Best, MeanStd, Table, mark_best
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.training.metrics import EnsembleMethod
-from bertvision_stream.utils.units import format_bytes, format_count, format_seconds
+from bertvision_stream.utils.units import format_bytes, format_count, format_seconds, format_value
 
 _THRESHOLD_NOTE = (
     "No answer is predicted where it scores higher than the best span by more than the threshold. "
@@ -93,7 +93,7 @@ def render_table(report: RunReport) -> str:
 def render_markdown(report: RunReport) -> str:
     """The content of `results.md`: the table, the facts, each epoch, the settings, the command."""
     parts = report_parts(report)
-    settings = [[f"`{key}`", f"`{value}`"] for key, value in report.settings.items()]
+    settings = [[f"`{key}`", f"`{format_value(value)}`"] for key, value in report.settings.items()]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     sections = [
         f"# {parts.title}",

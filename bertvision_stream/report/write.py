@@ -1,9 +1,11 @@
 """From what a stream leaves behind to the report of a run and the files in its folder."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from bertvision_stream.report.text import render_markdown
 from bertvision_stream.settings.settings import dotted
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.cost_model import dump_bytes
+from bertvision_stream.training.checkpoint import Checkpoint
 from bertvision_stream.training.fit import HeadResult
 from bertvision_stream.training.head_training import num_measured
 from bertvision_stream.training.objectives.base import PredictorScores
@@ -37,7 +40,31 @@ from bertvision_stream.training.objectives.span import score_spans
 from bertvision_stream.training.outcome import StreamOutcome
 from bertvision_stream.utils.errors import StreamError
 from bertvision_stream.utils.files import write_json, write_text, writing
-from bertvision_stream.utils.units import format_bytes, format_seconds
+from bertvision_stream.utils.units import format_bytes, format_seconds, format_value
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The time of the processes that began a run and were interrupted, up to its checkpoint.
+
+    Attributes:
+        total: Their wall time, in seconds.
+        finetune: The part of it that fine-tuning took.
+        epochs: The part of it that the epochs of the stream took.
+    """
+
+    total: float = 0.0
+    finetune: float = 0.0
+    epochs: float = 0.0
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint | None) -> Earlier:
+        """The time in the checkpoint of a run that is resumed."""
+        if checkpoint is None:
+            return cls()
+        epochs = sum(checkpoint.facts["stream"]["epoch_seconds"])
+        times = checkpoint.facts.get("seconds", {"total": epochs, "finetune": 0.0})
+        return cls(**times, epochs=epochs)
 
 
 def write_results(
@@ -48,6 +75,7 @@ def write_results(
     command: str,
     start: float,
     search: SearchSummary | None = None,
+    earlier: Earlier | None = None,
 ) -> RunReport:
     """Write everything that a run leaves in its folder.
 
@@ -58,6 +86,7 @@ def write_results(
         command: The command line that does the run again.
         start: When the run began, by `time.perf_counter`.
         search: The search that came first; None without one.
+        earlier: The time of the interrupted processes of this run; None without any.
 
     Returns:
         The report of the run.
@@ -123,7 +152,9 @@ def write_results(
     from bertvision_stream.report.html import render_html
 
     plots = _write_plots(folder / "plots", report, job, scores)
-    report = _with_stages(report, outcome, start=start, plots=time.perf_counter() - drawing)
+    report = _with_stages(
+        report, outcome, start=start, plots=time.perf_counter() - drawing, earlier=earlier
+    )
     write_text(folder / "report.html", render_html(report, plots))
     write_text(folder / "results.md", render_markdown(report))
     write_json(folder / "metrics.json", metrics_json(report))
@@ -172,6 +203,7 @@ def _stream_summary(job: Job, outcome: StreamOutcome) -> StreamSummary:
         blocks_extracted=stats.blocks_extracted,
         blocks_from_cache=stats.blocks_from_cache,
         tokens_extracted=stats.tokens_extracted,
+        extractors_lost=stats.extractors_lost,
         bytes_per_epoch=plan.budget.epoch_bytes,
         budget_bytes=plan.budget.total_bytes,
         peak_bytes=stats.peak_bytes,
@@ -197,10 +229,15 @@ def _notes(job: Job, outcome: StreamOutcome, search: SearchSummary | None) -> tu
         )
     if note := disk_note(outcome):
         notes.append(note)
+    if lost := outcome.stats.extractors_lost:
+        died = "1 extractor died and was" if lost == 1 else f"{lost} extractors died and were"
+        notes.append(f"{died} replaced; the blocks that they worked on were made again")
     notes += [f"{death}; it was started again" for death in outcome.deaths]
     notes.append(f"the backbone ran on {outcome.extractor}, the head on {outcome.trainer}")
     if search is not None:
-        values = ", ".join(f"{key}={value}" for key, value in search.best_config.items())
+        values = ", ".join(
+            f"{key}={format_value(value)}" for key, value in search.best_config.items()
+        )
         notes.append(
             f"settings found by a search of {search.trials} trials in "
             f"{format_seconds(search.seconds)} on {search.examples:,} training examples: {values}"
@@ -243,7 +280,12 @@ def _write_plots(
 
 
 def _with_stages(
-    report: RunReport, outcome: StreamOutcome, *, start: float, plots: float
+    report: RunReport,
+    outcome: StreamOutcome,
+    *,
+    start: float,
+    plots: float,
+    earlier: Earlier | None,
 ) -> RunReport:
     """The report with everything that the run did, in order, and how long it took in all.
 
@@ -252,22 +294,25 @@ def _with_stages(
         outcome: When the stream began, and how long its epochs took.
         start: When the run began, by `time.perf_counter`.
         plots: The seconds that the plots took.
+        earlier: The time of the interrupted processes of the run, if there were any.
     """
-    total = time.perf_counter() - start
+    earlier = earlier or Earlier()
+    total = earlier.total + time.perf_counter() - start
     search = report.search.seconds if report.search else 0.0
     finetune = report.seconds.finetune
     first, *later = outcome.epoch_seconds
     stages = {
         "search": search,
         "fine-tuning": finetune,
-        "rows, tokens, imports, start of Ray": outcome.began - start - search - finetune,
+        "rows, tokens, imports, start of Ray": (
+            outcome.began - start - search - (finetune - earlier.finetune)
+        ),
         "start of extractors and trainer": outcome.start_seconds,
         "epoch 1": first,
         f"epochs 2 to {1 + len(later)}" if len(later) > 1 else "epoch 2": sum(later),
         "plots": plots,
+        "the rest, before interruptions": earlier.total - earlier.finetune - earlier.epochs,
     }
-    # This is negative where an interrupted run was gone on with: the epochs before the interruption
-    # took their time before this run began.
     stages["the rest"] = total - sum(stages.values())
     kept = {name: seconds for name, seconds in stages.items() if seconds > 0}
     return replace(report, seconds=replace(report.seconds, total=total, stages=kept))

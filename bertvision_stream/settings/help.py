@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
-from textwrap import TextWrapper
+from textwrap import TextWrapper, fill
 
 from pydantic import BaseModel
 
+from bertvision_stream.settings.problems import nearest, nearest_keys
 from bertvision_stream.settings.schema import Schema, describe_allowed
 from bertvision_stream.settings.settings import Settings
+from bertvision_stream.utils.errors import ConfigError
 
 _INTRODUCTION = """\
 usage: python -m bertvision_stream.run task=TASK [key=value ...]
@@ -31,22 +34,59 @@ examples:
       'data.text_columns=[title,body]' data.label_column=stars
   python -m bertvision_stream.run mode=predict run=outputs/custom/20261123-171336 data.path=new.csv
 
---help shows this text, --version the version. Lists are written '[a,b]', quoted for the shell;
-byte sizes with a unit, as 2GiB; null unsets a key.
+Lists are written '[a,b]', quoted for the shell; byte sizes with a unit, as 2GiB; null unsets a key.
+--version shows the version, --help the keys that matter first, --help all every key.
 """
+# What `--help` shows of the keys; README's table has the same ones.
+_FIRST_KEYS = (
+    "task", "mode", "backbone.name", "data.path", "data.train_fraction", "data.text_columns",
+    "data.label_column", "finetune.epochs", "extract.codec", "stream.budget", "stream.cache",
+    "head.kind", "head.adapter_dim", "head.pool", "train.epochs", "train.lr", "train.batch_size",
+    "train.patience", "seed", "seeds", "output_dir", "run_name", "resume",
+)  # fmt: skip
 
 _KEY_WIDTH = 26
 _WRAPPER = TextWrapper(width=100, subsequent_indent=" " * _KEY_WIDTH, break_on_hyphens=False)
 
 
-def format_help() -> str:
-    """Returns usage, examples and all keys in groups, each with its default and its meaning."""
-    lines = [_INTRODUCTION]
-    for group, items in groupby(key_schemas().items(), key=lambda item: item[0].rpartition(".")[0]):
+def format_help(section: str = "") -> str:
+    """Returns the text of `--help`: keys, each with its default and its meaning.
+
+    Args:
+        section: Empty for usage, examples and the keys that matter first; `all` for every key; a
+            group such as `search`, or a key, for that alone.
+
+    Raises:
+        ConfigError: There is no such section.
+    """
+    schemas = key_schemas()
+    if not section:
+        lines = [_INTRODUCTION, "The keys that matter first:"]
+        lines += [_key_entry(key, schemas[key]) for key in _FIRST_KEYS]
+        groups = ", ".join(dict.fromkeys(key.partition(".")[0] for key in schemas if "." in key))
+        more = f"More keys: --help SECTION, with one of {groups}; or --help all."
+        return "\n".join([*lines, "", fill(more, 100)])
+    shown = [key for key in schemas if section in ("all", key, key.partition(".")[0])]
+    if not shown:
+        near = nearest(section, {key.partition(".")[0] for key in schemas})
+        likely = [near] if near else nearest_keys(section, dotted_keys())
+        advice = f" Did you mean --help {likely[0]}?" if likely else ""
+        raise ConfigError(f"--help {section}: there is no such section or key.{advice}")
+    lines = [_INTRODUCTION] if section == "all" else []
+    for group, keys in groupby(shown, key=lambda key: key.rpartition(".")[0]):
         lines.append(_group_title(group))
-        lines += [_key_entry(key, schema) for key, schema in items]
+        lines += [_key_entry(key, schemas[key]) for key in keys]
         lines.append("")
     return "\n".join(lines)
+
+
+def asked_section(argv: Sequence[str]) -> str | None:
+    """The section that `--help` or `-h` among arguments asks for; None where neither is there."""
+    flags = [word for word in argv if word in ("--help", "-h") or word.startswith("--help=")]
+    if not flags:
+        return None
+    words = [word for word in argv if "=" not in word and not word.startswith("-")]
+    return flags[0].partition("=")[2] or (words[0] if words else "")
 
 
 def _group_title(group: str) -> str:

@@ -46,8 +46,9 @@ def render_report(problems: Sequence[Problem]) -> str:
     lines = [f"{count} with the settings:"]
     for problem in problems:
         lines += ["", f"  {problem.given or problem.key}"]
-        lines += [f"      {line}" for line in (*problem.wrong.splitlines(), problem.advice) if line]
-    lines += ["", "All keys: python -m bertvision_stream.run --help"]
+        said = (*problem.wrong.splitlines(), *problem.advice.splitlines())
+        lines += [f"      {line}" for line in said]
+    lines += ["", "All keys: python -m bertvision_stream.run --help all"]
     return "\n".join(lines)
 
 

@@ -206,6 +206,9 @@ def plan_stream(
         for block in blocks
     }
     validation = tuple(corpus.validation_keys)
+    stream = settings.stream
+    if settings.train.epochs == 1 and settings.mode != "search":
+        stream = stream.model_copy(update={"cache": 0})  # no later epoch would read it
     return StreamPlan(
         seed=corpus.seed,
         num_epochs=settings.train.epochs,
@@ -219,7 +222,7 @@ def plan_stream(
             validation,
             num_train=len(corpus.blocks[TRAIN]),
             seed=corpus.seed,
-            settings=settings.stream,
+            settings=stream,
             store_bytes=store_bytes,
             num_nodes=num_nodes,
             num_extractors=num_extractors,

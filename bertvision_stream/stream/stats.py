@@ -37,6 +37,7 @@ class StreamStats:
         blocks_from_cache: The blocks that were delivered without one.
         blocks_failed: The attempts to make a block that failed.
         blocks_lost: The blocks that were lost with their node, or dropped after another fault.
+        extractors_lost: The extractors that died and were replaced.
         tokens_extracted: The tokens of the blocks that were made.
         tokens_by_epoch: The same by the epoch that a block was made for.
         held_blocks: The blocks that exist or are being made.
@@ -54,6 +55,7 @@ class StreamStats:
     blocks_from_cache: int = 0
     blocks_failed: int = 0
     blocks_lost: int = 0
+    extractors_lost: int = 0
     tokens_extracted: int = 0
     tokens_by_epoch: dict[int, int] = field(default_factory=dict)
     held_blocks: int = 0

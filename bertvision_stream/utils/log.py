@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bertvision_stream.utils.terminal import PrintableFormatter
+from bertvision_stream.utils.units import format_seconds
 
 log = logging.getLogger("bertvision_stream")
 """The one logger of the three packages."""
+
+
+# The time after which somebody who waits is told what for, and between two such lines.
+TELL_SECONDS = 15.0
 
 
 def show_progress() -> bool:
@@ -45,3 +52,24 @@ def logging_to(path: Path) -> Iterator[None]:
         log.handlers = [console]
         with suppress(OSError):  # `handleError` has reported it.
             file.close()
+
+
+@contextmanager
+def telling(awaited: str) -> Iterator[None]:
+    """Logs every `TELL_SECONDS` what is waited for, for as long as it lasts.
+
+    Args:
+        awaited: What comes to pass meanwhile, worded to stand after "waiting until".
+    """
+    start, is_over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not is_over.wait(TELL_SECONDS):
+            passed = format_seconds(time.monotonic() - start)
+            log.info("still waiting until %s, for %s now ...", awaited, passed)
+
+    threading.Thread(target=tell, daemon=True, name="telling").start()
+    try:
+        yield
+    finally:
+        is_over.set()

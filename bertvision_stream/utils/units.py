@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+# Floats that people write are shorter; longer ones are drawn or computed.
+_MOST_CHARACTERS = 8
+
 _UNIT_BYTES = {"b": 1}
 for _power, _prefix in enumerate("kmgt", start=1):
     _UNIT_BYTES[f"{_prefix}b"] = 1000**_power
@@ -61,3 +64,12 @@ def format_count(count: float) -> str:
     if round(count) < 1_000_000:
         return f"{count:,.0f}"
     return f"{count / 1e6:.1f} M" if count < 999.95e6 else f"{count / 1e9:.2f} B"
+
+
+def format_value(value: object) -> str:
+    """Writes the value of a setting, a float that nobody would type with the digits that matter.
+
+    A rate that a search has drawn, 0.00663142831093687, is written as 0.006631.
+    """
+    is_long = isinstance(value, float) and len(repr(value)) > _MOST_CHARACTERS
+    return f"{value:.4g}" if is_long else str(value)

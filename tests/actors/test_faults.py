@@ -142,6 +142,7 @@ def test_extractors_that_die_all_at_once(
     assert 0 < len(plan.budget.pinned) < len(plan.block_bytes)
     outcome = stream(plan, heads, corpus, weights, num_extractors=2)
     assert outcome.stats.blocks_failed >= 3
+    assert outcome.stats.extractors_lost >= 2
     assert outcome.deaths == ()
     assert_exactly_once(tmp_path, corpus, plan)
     assert_same_numbers(outcome, heads, corpus, weights)
@@ -356,6 +357,14 @@ def test_a_peak_in_the_use_of_the_object_store_by_others_is_waited_out(
     assert_same_numbers(outcome, heads, corpus, weights)
 
 
+@ray.remote
+class LOADING_FOREVER:  # noqa: N801
+    def __init__(self) -> None:
+        threading.Event().wait()
+
+    def info(self) -> None: ...
+
+
 def test_a_stage_that_waits_for_resources_says_so(
     cluster: ClusterResources, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -370,16 +379,24 @@ def test_a_stage_that_waits_for_resources_says_so(
     over = threading.Event()
 
     def answer() -> list[Any]:
-        return get_with_notice([actor.info.remote()], "a head trainer (1 GPU)")
+        return get_with_notice([actor.info.remote()], [actor], "a head trainer (1 GPU)")
 
     waiting = in_thread(answer, "waits")
     group = ray.util.placement_group([{"CPU": 50}])
     fitting = in_thread(lambda: result_with_notice(in_thread(over.wait, "fits"), "fine-tuning"), "")
     said = {
-        "a head trainer (1 GPU) is not ready after 0.5 s; the cluster has 2 CPU and 0 GPU free",
-        "fine-tuning is not ready after 0.5 s; the cluster has 2 CPU and 0 GPU free",
+        f"{what} waits for resources, for 0.5 s now; the cluster has 2 CPU and 0 GPU free"
+        for what in ("a head trainer (1 GPU)", "fine-tuning")
     }
     assert becomes_true(lambda: said <= {record.getMessage() for record in caplog.records})
+    loading = LOADING_FOREVER.options(num_cpus=0).remote()
+    refs = [loading.info.remote()]
+    gone = in_thread(lambda: get_with_notice(refs, [loading], "an extractor"), "loads")
+    line = "an extractor has its resources and is still loading, for 0."
+    assert becomes_true(lambda: any(r.getMessage().startswith(line) for r in caplog.records))
+    ray.kill(loading)
+    with pytest.raises(ray.exceptions.RayActorError):
+        gone.result()
     over.set()
     assert fitting.result()
     ray.util.remove_placement_group(group)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import ray
@@ -17,6 +19,7 @@ USED = {
     "ray._private.ray_constants": "ENABLE_RAY_CLUSTER",
     "ray._private.authentication.authentication_utils": "is_token_auth_enabled",
     "ray._private.internal_api": "get_memory_info_reply",
+    "ray._private.state": "actors",
     "ray._private.resource_and_label_spec": "ResourceAndLabelSpec",
     "ray.train.v2._internal.callbacks.placement_group_callback": "PlacementGroupCleanerCallback",
 }
@@ -72,6 +75,7 @@ def test_without_it_a_run_goes_on(public_ray_only: None, caplog: pytest.LogCaptu
     with ray_private.servers_on_loopback():
         pass
     assert not ray_private.dashboard_wants_token()
+    assert not ray_private.is_placed(object())  # type: ignore[arg-type]
     found = ray_private.resources_of_this_machine()
     assert found["CPU"] >= 1
     assert found["object_store_memory"] > 2**20
@@ -79,6 +83,32 @@ def test_without_it_a_run_goes_on(public_ray_only: None, caplog: pytest.LogCaptu
     assert ray_private.without_group_cleaner(callbacks) == callbacks
     counted = ray_private.store_counters()
     assert (counted.spilled_bytes, counted.fallback_bytes) == (0, 0)
+
+
+def test_agents_that_a_killed_driver_leaves_behind_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: ended.append(pid))
+    for pid, parent, command in (
+        (1, 0, "init"),
+        (20, 1, "/site-packages/ray/core/src/ray/raylet/raylet\0--raylet_socket_name=x"),
+        (21, 20, "ray::DashboardAgent"),
+        (31, 1, "ray::DashboardAgent"),
+        (32, 1, "ray::RuntimeEnvAgent"),
+        (33, 0, "ray::RuntimeEnvAgent"),  # whose parent is out of sight
+        (34, 99, "ray::RuntimeEnvAgent"),  # whose parent has just ended
+        (35, 1, "python\0ray::DashboardAgent"),
+    ):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cmdline").write_text(command)
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a ) name) S {parent} 1 1")
+    (tmp_path / "40").mkdir()  # which has ended meanwhile
+    ray_private.end_orphaned_agents(tmp_path)
+    assert sorted(ended) == [31, 32]
+    monkeypatch.setattr(os, "getuid", lambda: -1)  # nobody else's are touched
+    ray_private.end_orphaned_agents(tmp_path)
+    assert sorted(ended) == [31, 32]
 
 
 @pytest.mark.ray

@@ -166,6 +166,9 @@ def test_a_stopped_job_says_how_to_go_on_and_leaves_no_actor(head: RayHead, tmp_
     stopped = head.ray("job", "stop", "two")
     assert "Job 'two' was stopped" in stopped.stdout, stopped.stdout + stopped.stderr
     command = shlex.join(["python", "-m", "bertvision_stream.run", *arguments, "resume=true"])
-    ending = f"Interrupted. What is finished is kept; to go on:\n  {command}\n"
+    ending = (
+        "Interrupted. What is finished is kept; to go on, submit the job again:\n"
+        f"  ray job submit --working-dir . -- {command}\n"
+    )
     assert head.logs("two").endswith(ending)
     assert_no_actor_is_left(head)

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from bertvision_stream.models.backbone import Backbone, BackboneWeights
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.models.finetune import FinetuneOptions, finetune
 from bertvision_stream.models.job import Job
-from bertvision_stream.modes.inputs import read_all_inputs
+from bertvision_stream.modes.inputs import TaskInputs, read_all_inputs
 from bertvision_stream.modes.local import LocalEngine, train_in_process
 from bertvision_stream.modes.train import run_task
 from bertvision_stream.settings.command_line import load_settings
@@ -39,7 +40,7 @@ from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.cost_model import forecast
 from bertvision_stream.stream.placement import Placement
 from bertvision_stream.stream.plan import plan_stream
-from bertvision_stream.training.checkpoint import Checkpoint
+from bertvision_stream.training.checkpoint import Checkpoint, save_checkpoint
 from bertvision_stream.training.fit import HeadResult
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
@@ -83,6 +84,14 @@ def assert_same(found: HeadResult, expected: HeadResult) -> None:
     assert found.history == expected.history
     for name, parameter in expected.state.items():
         assert torch.equal(found.state[name], parameter), name
+
+
+def test_nothing_is_kept_for_epochs_that_do_not_come() -> None:
+    """One epoch reads every block once, whatever the cache may take."""
+    assert all(not job_with(cache, epochs=1).plan.budget.pinned for cache in (PART, "auto"))
+    assert all(job_with(cache, epochs=2).plan.budget.pinned for cache in (PART, "auto"))
+    one, two = (job_with("auto", epochs=epochs).plan.budget for epochs in (1, 2))
+    assert one.total_bytes < two.total_bytes
 
 
 CACHES = [("0", 0, 0), (PART, 0.1, 0.9), ("auto", 1, 1)]
@@ -177,3 +186,37 @@ def test_from_rows_to_results_without_ray(tmp_path: Path, monkeypatch: pytest.Mo
     other = json.loads((second / "metrics.json").read_text())
     assert other["train"]["loss"] == metrics["train"]["loss"]
     assert other["finetune"]["reused"]
+    resumed = interrupted_and_resumed(inputs, monkeypatch)
+    assert resumed["train"]["loss"] == metrics["train"]["loss"]
+    seconds = resumed["seconds"]
+    assert sum(seconds["stages"].values()) == pytest.approx(seconds["total"])
+    assert not resumed["finetune"]["reused"]  # by the run, that is, though its second process did
+    assert seconds["stages"]["fine-tuning"] == seconds["finetune"] > 0
+    assert seconds["total"] > LOST_SECONDS  # those of the interrupted process are counted
+
+
+# The interrupted process seems to have begun so long before it really did.
+LOST_SECONDS = 1000.0
+
+
+def interrupted_and_resumed(inputs: TaskInputs, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The metrics of a run whose first process fine-tunes and trains one epoch of two."""
+
+    def settings_of(*, resume: bool) -> TaskInputs:
+        finetune = inputs.settings.finetune.model_copy(update={"reuse": False})
+        update = {"run_name": "three", "resume": resume, "finetune": finetune}
+        return replace(inputs, settings=inputs.settings.model_copy(update=update))
+
+    def save_and_interrupt(path: Path, state: Checkpoint) -> None:
+        seconds = state.facts["seconds"]
+        seconds = {**seconds, "total": seconds["total"] + LOST_SECONDS}
+        save_checkpoint(path, state.with_facts(seconds=seconds))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bertvision_stream.training.checkpoint.save_checkpoint", save_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_task(settings_of(resume=False), "a command", LocalRuntime())  # type: ignore[arg-type]
+    folder = run_task(settings_of(resume=True), "a command", LocalRuntime())  # type: ignore[arg-type]
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return metrics

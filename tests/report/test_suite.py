@@ -27,6 +27,7 @@ from bertvision_stream.report.suite import (
     size_of,
     suite_json,
 )
+from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import GLUE_TASKS, TASKS
 from bertvision_stream.utils.errors import BertvisionError, ConfigError, StreamError
@@ -136,7 +137,7 @@ def test_a_failed_task_stops_no_other(
     assert content["runs"][0]["metrics"] == metrics_of("cola")
     assert content["summary"].keys() == {"cola", "wnli"}
     summary = (tmp_path / "outputs/glue/night/summary.md").read_text()
-    assert "python -m bertvision_stream.run 'task=[cola,rte,wnli]' run_name=night" in summary
+    assert "python -m bertvision_stream.run 'task=[cola,rte,wnli]'\n" in summary
     assert f"rte, seed 42: {' '.join(str(error).split())}" in summary
 
 
@@ -192,7 +193,7 @@ def test_which_seeds_share_their_rows(runs: Callable[..., Runs]):
     runs()
 
     def rows_of(*arguments: str) -> int:
-        settings = run.load_settings(["task=[cola,rte]", "seeds=[1,2]", *arguments])
+        settings = load_settings(["task=[cola,rte]", "seeds=[1,2]", *arguments])
         inputs = read_all_inputs(settings)
         assert [(each.settings.task, each.settings.seed) for each in inputs] == [
             ("cola", 1),

@@ -9,6 +9,7 @@ from reports import report_on, split_result
 
 from bertvision_stream.report.html import render_html
 from bertvision_stream.report.tables import Best, MeanStd, Table, mark_best
+from bertvision_stream.utils.units import format_value
 
 TABLE = Table(["", "share of\nrows", "rows"], [["a|b", Best("0.5"), "7"], ["c", "0.25", "1,234"]])
 
@@ -56,3 +57,21 @@ def test_the_best_score_is_marked(scores: list[list[float]], cells: list[str], b
     found = mark_best([MeanStd.of(values) for values in scores])
     assert found == cells
     assert [i for i, cell in enumerate(found) if isinstance(cell, Best)] == best
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.00663142831093687, "0.006631"),
+        (1.23456789e-05, "1.235e-05"),
+        (0.002, "0.002"),
+        (2e-05, "2e-05"),
+        (123456.0, "123456.0"),
+        (True, "True"),
+        (None, "None"),
+        (4294967295, "4294967295"),
+        ("a/long/path", "a/long/path"),
+    ],
+)
+def test_settings_are_shown_with_the_digits_that_matter(value: object, written: str):
+    assert format_value(value) == written

@@ -15,8 +15,10 @@ from bertvision_stream.settings.command_line import (
     format_help,
     load_settings,
 )
+from bertvision_stream.settings.help import asked_section
 from bertvision_stream.settings.settings import HeadSettings
 from bertvision_stream.settings.tasks import GLUE_TASKS, TASKS
+from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.units import parse_bytes
 
 # Users, scripts and the README rely on these: adding one is a decision, removing one breaks them.
@@ -244,7 +246,7 @@ def test_for_task_refuses_a_task_that_is_not_run():
 
 
 def test_help_shows_every_key_with_default_and_meaning():
-    text = format_help()
+    text = format_help("all")
     lines = text.splitlines()
     assert text.startswith("usage: python -m bertvision_stream.run task=TASK [key=value ...]\n")
     for key in dotted_keys():
@@ -255,6 +257,34 @@ def test_help_shows_every_key_with_default_and_meaning():
         "finetune.lr Peak learning rate. "
         "Default: per task; 1e-4 for minilm. Takes a number above 0."
     )
+
+
+def test_help_has_a_short_form_and_sections():
+    short, search, one = format_help(), format_help("search"), format_help("train.lr")
+    assert "  task " in short
+    assert "search.num_trials" not in short
+    assert len(short) < len(format_help("all")) / 2
+    assert "or --help all" in short.splitlines()[-1]
+    keys = [line.split()[0] for line in search.splitlines() if line[:3].strip()]
+    assert keys[0] == "search:"
+    assert {key.partition(".")[0] for key in keys[1:]} == {"search"}
+    assert one.splitlines()[1].startswith("  train.lr ")
+    with pytest.raises(ConfigError, match="Did you mean --help search"):
+        format_help("serch")
+
+
+@pytest.mark.parametrize(
+    ("argv", "section"),
+    [
+        (["--help"], ""),
+        (["-h", "search"], "search"),
+        (["task=cola", "--help", "head"], "head"),
+        (["--help=all"], "all"),
+        (["task=cola"], None),
+    ],
+)
+def test_what_help_is_asked_for(argv, section):
+    assert asked_section(argv) == section
 
 
 def test_nothing_heavy_is_imported_for_help_and_errors():

@@ -35,7 +35,7 @@ squad_v2, custom;
       must be one of adapter_pooler, scalar_mix, mean_layers, cls
       Did you mean head.kind=scalar_mix?
 
-All keys: python -m bertvision_stream.run --help"""
+All keys: python -m bertvision_stream.run --help all"""
     )
 
 

@@ -132,7 +132,7 @@ def test_the_space_of_a_backbone():
 
 
 def test_help_states_the_default_spaces():
-    text = " ".join(format_help().split())
+    text = " ".join(format_help("search").split())
     for target in SEARCHABLE:
         for key, dimension in default_space(target, finetune_lr=1e-5).items():
             if key != "finetune.lr":  # relative to the default rate, in words

@@ -125,7 +125,11 @@ def test_searchers(
 
 
 def test_a_trial_that_dies_is_restored_and_harms_nobody(
-    corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources, tmp_path: Path
+    corpus: Corpus,
+    weights: BackboneWeights,
+    cluster: ClusterResources,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     job = job_of(
         corpus,
@@ -137,10 +141,12 @@ def test_a_trial_that_dies_is_restored_and_harms_nobody(
         "train.stack_heads=false",
     )
     killed: list[int] = []
+    lines: list[str] = []
     address = ray.get_runtime_context().gcs_address
 
     def kill_one(line: str) -> None:
         """Kill a trial in the middle of the search, when it has checkpoints of two epochs."""
+        lines.append(line)
         if line.startswith("search: epoch 2 "):
             actors = list_actors(address, filters=[("state", "=", "ALIVE")])
             killed.append(next(a.pid for a in actors if a.class_name not in OURS))
@@ -148,6 +154,10 @@ def test_a_trial_that_dies_is_restored_and_harms_nobody(
 
     _, found = search(job, tmp_path, say=kill_one)
     assert killed
+    (died,) = [line for line in lines if " died " in line]
+    assert died.startswith("search: trial ")
+    assert died.endswith(" died and is started again (death 1; at most 3)")
+    assert "Traceback" not in capfd.readouterr().err
     assert [trial.status for trial in found.trials] == ["finished"] * 3
     assert_as_if_alone(job, found)
 
