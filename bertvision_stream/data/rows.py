@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertvision_stream.data.labels import is_no_label
+from bertvision_stream.data.split_files import listing, source_of
 from bertvision_stream.data.text_files import read_csv, read_text
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
@@ -23,13 +24,12 @@ from bertvision_stream.utils.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".parquet", ".csv", ".jsonl")
-SHARD = re.compile(r"-(\d+)-of-(0*[1-9]\d*)(?:-[0-9a-f]{8,})?")
-"""What follows the split's name in the name of a shard: its number, and that of all shards."""
-_DATA_SUFFIXES = (*SUFFIXES, ".tsv", ".json", ".txt", ".gz", ".zip", ".arrow", ".xlsx")
+_TOO_LARGE = "which does not fit 64 bits with a sign: write classes as text, and a number to predict as a float"
 _KINDS = {"O": "text", "b": "booleans", "i": "numbers", "f": "numbers"}  # by NumPy's dtype.kind
-NUM_LISTED = 10
-"""Names or rows that an error lists before it only counts the rest."""
+
+
+class UnlabelledError(DataError):
+    """Rows without a label, which `only_labelled` would leave out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +40,13 @@ class Rows:
         source: Where the rows are from, for messages.
         texts: `N` tuples of one or two strings.
         labels: `[N]`; object (a `str` each: the names of classes), int64, bool or float64.
+        left_out: How many rows had no label and were left out.
     """
 
     source: str
     texts: list[tuple[str, ...]]
     labels: np.ndarray
+    left_out: int = field(default=0, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -64,115 +66,13 @@ class RawData:
     notes: list[str] = field(default_factory=list)
 
 
-def find_split_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Files of a split: `<name>.<suffix>`, or all of its shards, sorted.
-
-    Shards are `<name>-00000-of-00002.<suffix>` and the like, perhaps with a hash behind the
-    numbers, as the hub had it.
-
-    Args:
-        folder: Where to look; its subfolders are not searched.
-        names: The names that the split may go by.
-
-    Returns:
-        The files, or an empty list when the split is not there.
-
-    Raises:
-        DataError: The split is there under two names, in two formats or cut in two ways; or a shard
-            is missing or there twice.
-    """
-    found: dict[tuple[str, str, int], dict[Path, int]] = {}
-    for path in sorted(folder.iterdir()):
-        for name in names:
-            if path.suffix not in SUFFIXES or not path.is_file():
-                continue
-            shard = SHARD.fullmatch(path.stem.removeprefix(name))
-            if path.stem == name:
-                found[name, path.suffix, 0] = {path: 0}
-            elif path.stem.startswith(name) and shard:
-                shards = found.setdefault((name, path.suffix, int(shard[2])), {})
-                shards[path] = int(shard[1])
-    if len(found) > 1:
-        there = ", ".join(path.name for shards in found.values() for path in shards)
-        raise DataError(f"{folder}: more than one data set for the {names[0]} split: {there}")
-    for (_, _, num_shards), shards in found.items():
-        if num_shards:
-            _check_shards(folder, shards, num_shards)
-        return list(shards)
-    return []
-
-
-def _check_shards(folder: Path, shards: dict[Path, int], total: int) -> None:
-    """Checks that each of `total` shards is there once; they are numbered from 0, or from 1."""
-    numbers = sorted(shards.values())
-    if len({*numbers}) < len(numbers):
-        raise DataError(
-            f"{folder}: a shard is there more than once among "
-            f"{listing([path.name for path in shards])}; remove those of the older copy"
-        )
-    if len(numbers) != total or numbers[-1] - numbers[0] != total - 1 or numbers[0] > 1:
-        raise DataError(
-            f"{folder}: {next(iter(shards)).name} is one of {total} files, but {len(shards)} of "
-            f"them {'is' if len(shards) == 1 else 'are'} there"
-        )
-
-
-def files_left_out(folder: Path, names: Sequence[str], used: Sequence[Path]) -> list[str]:
-    """A note on the files that look like a part of a split and are none, or nothing.
-
-    Args:
-        folder: Where the splits were looked for.
-        names: The names of the splits.
-        used: The files that were found.
-    """
-    # "train-backup.csv", "Train (1).csv" and "val.tsv" are meant; "training.csv" names no split.
-    named = re.compile(rf"(?<![a-z])({'|'.join(map(re.escape, names))})(?![a-z])", re.IGNORECASE)
-    others = [
-        path.name
-        for path in sorted(folder.iterdir())
-        if path not in used and path.suffix.lower() in _DATA_SUFFIXES and named.search(path.stem)
-    ]
-    if not others:
-        return []
-    are = "is" if len(others) == 1 else "are"
-    return [
-        f"{folder}: {listing(others)} {are} not read. A split is one file, such as {names[0]}.csv, "
-        f"or all of its shards, such as {names[0]}-00000-of-00002.csv."
-    ]
-
-
-def describe_folder(folder: Path) -> str:
-    """Says what a folder holds: `a, b, c and 4 more`."""
-    return listing([path.name for path in sorted(folder.iterdir())]) or "nothing"
-
-
-def listing(items: Sequence[str]) -> str:
-    """The items, or the first of them and how many more there are."""
-    shown = ", ".join(items[:NUM_LISTED])
-    return f"{shown} and {len(items) - NUM_LISTED} more" if len(items) > NUM_LISTED else shown
-
-
-def require_suffix(path: Path, advice: str = "") -> None:
-    """Checks that `data.path` names a file of a known format; else an error ends with the advice.
-
-    Raises:
-        DataError: It does not.
-    """
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"data.path={path} is none of {', '.join(SUFFIXES)}{advice}")
-
-
-def source_of(files: Sequence[Path]) -> str:
-    """What messages call the files of a split."""
-    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-
-
 def read_rows(
     files: Sequence[Path],
     *,
     text_columns: Sequence[str],
     label_column: str,
     as_written: bool = False,
+    only_labelled: bool = False,
 ) -> Rows:
     """Reads the files of one split, one after the other.
 
@@ -181,26 +81,38 @@ def read_rows(
         text_columns: One or two columns of strings.
         label_column: The column of labels.
         as_written: Whether labels of csv files are text, even where they look like numbers.
+        only_labelled: Whether to leave out rows whose label means that they have none.
 
     Raises:
         DataError: A file cannot be read, has not all columns, or holds texts or labels that cannot
             be used; or there is no row at all.
     """
-    parts = []
+    parts, left_out = [], 0
     for path in files:
         strings = [*text_columns, label_column] if as_written else text_columns
         table = read_table(path, strings, label_column)
+        if only_labelled:
+            table, unlabelled = _only_labelled(table, label_column)
+            left_out += unlabelled
         names = class_names(table.schema, label_column)
         parts.append(rows_from_table(table, str(path), text_columns, label_column, names))
     source = source_of(files)
     parts = [part for part in parts if len(part)]
     if not parts:
-        raise DataError(f"{source}: there are no rows")
+        which = f" with a label in column '{label_column}'" if left_out else ""
+        raise DataError(f"{source}: there are no rows{which}")
     if len({_KINDS[part.labels.dtype.kind] for part in parts}) > 1:
         kinds = [f"{_KINDS[part.labels.dtype.kind]} in {part.source}" for part in parts]
         raise DataError(f"label column '{label_column}' is not of one type: {listing(kinds)}")
     texts = [text for part in parts for text in part.texts]
-    return Rows(source, texts, np.concatenate([part.labels for part in parts]))
+    return Rows(source, texts, np.concatenate([part.labels for part in parts]), left_out=left_out)
+
+
+def _only_labelled(table: pa.Table, label_column: str) -> tuple[pa.Table, int]:
+    """The rows that have a label, and how many have none."""
+    has_label = [not is_no_label(label) for label in table.column(label_column).to_pylist()]
+    kept = np.flatnonzero(has_label)
+    return table.take(kept), table.num_rows - len(kept)
 
 
 def rows_from_table(
@@ -318,7 +230,9 @@ def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> 
     for name in [*columns, *(name for name in optional if name in present)]:
         try:
             arrays[name] = pa.array([row.get(name) for row in rows])
-        except (ValueError, TypeError, OverflowError) as error:
+        except OverflowError as error:
+            raise ValueError(f"column '{name}' holds a whole number {_TOO_LARGE}") from error
+        except (ValueError, TypeError) as error:
             raise ValueError(f"column '{name}' is not of one type: {error}") from error
     return pa.table(arrays)
 
@@ -350,7 +264,7 @@ def _labels(column: pa.ChunkedArray, name: str, source: str) -> np.ndarray:
     from pyarrow import types
 
     if column.null_count:
-        raise DataError(
+        raise UnlabelledError(
             f"{source}: label column '{name}' is empty in {row_numbers(_is_null(column))}"
         )
     for is_type, dtype in (
@@ -359,7 +273,13 @@ def _labels(column: pa.ChunkedArray, name: str, source: str) -> np.ndarray:
         (types.is_floating, np.float64),
     ):
         if is_type(column.type):
-            return column.to_numpy().astype(dtype)
+            values = column.to_numpy()
+            if values.dtype == np.uint64 and (is_bad := values > np.iinfo(np.int64).max).any():
+                raise DataError(
+                    f"{source}: label column '{name}' holds {values[is_bad][0]} in "
+                    f"{row_numbers(is_bad)}, {_TOO_LARGE}"
+                )
+            return values.astype(dtype)
     labels = np.empty(len(column), dtype=object)
     labels[:] = column.to_pylist()
     if not isinstance(labels[0], str):
@@ -369,7 +289,9 @@ def _labels(column: pa.ChunkedArray, name: str, source: str) -> np.ndarray:
         )
     is_empty = np.array([not label.strip() for label in labels])
     if is_empty.any():
-        raise DataError(f"{source}: label column '{name}' is empty in {row_numbers(is_empty)}")
+        raise UnlabelledError(
+            f"{source}: label column '{name}' is empty in {row_numbers(is_empty)}"
+        )
     return labels
 
 
@@ -379,9 +301,10 @@ def _names_of(
     is_bad = (positions < 0) | (positions >= len(class_names))
     if is_bad.any():
         values = listing([str(value) for value in np.unique(positions[is_bad])])
-        raise DataError(
+        error = UnlabelledError if all(map(is_no_label, positions[is_bad])) else DataError
+        raise error(
             f"{source}: label column '{column}' holds {values} in {row_numbers(is_bad)}, which is "
-            f"no label: allowed are {', '.join(class_names)}"
+            f"no label: allowed are {listing(class_names)}"
         )
     return np.array(class_names, dtype=object)[positions]
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bertvision_stream.data.rows import Rows, listing, row_numbers
+from bertvision_stream.data.labels import class_ids, takes_ids
+from bertvision_stream.data.rows import Rows, row_numbers
+from bertvision_stream.data.split_files import listing
 from bertvision_stream.data.squad import Questions
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
@@ -84,34 +86,38 @@ def nested_sample(num_rows: int, *, fraction: float, seed: int) -> np.ndarray:
 def encode_labels(rows: Rows, task: Task) -> np.ndarray:
     """Turns labels into what a model is trained on.
 
-    Names become the task's ids by name; plain integers are taken for ids already.
+    Names become the task's ids by name. Integers are names too where a class is called by a number,
+    and otherwise ids already.
 
     Returns:
         `[N]`; int64 class ids, or float32 for regression.
 
     Raises:
-        DataError: A label is no class of the task, or no finite number.
+        DataError: A label is no class of the task, or no finite number that fits float32.
     """
     where = f"{rows.source}: label column '{task.label_column}'"
     kind = rows.labels.dtype.kind
     if task.kind == "regression":
         if kind not in "if":
             raise DataError(f"{where} holds no numbers, and {task.name} is to predict a number")
-        values = rows.labels.astype(np.float32)
-        is_bad = ~np.isfinite(values)
+        is_bad = ~np.isfinite(rows.labels)
         if is_bad.any():
             raise DataError(f"{where} is not a finite number in {row_numbers(is_bad)}")
+        with np.errstate(over="ignore", under="ignore"):
+            values = rows.labels.astype(np.float32)
+        is_bad = ~np.isfinite(values) | ((values == 0) & (rows.labels != 0))
+        if is_bad.any():
+            raise DataError(
+                f"{where} holds {rows.labels[is_bad][0]:g}, which does not fit float32, in "
+                f"{row_numbers(is_bad)}: write the numbers in another unit"
+            )
         return values
 
-    if kind not in "Oi":
+    if kind == "f" or (kind == "b" and "True" not in task.label_names):
         found = "booleans" if kind == "b" else "floats"
         raise DataError(f"{where} holds {found}, not {_allowed(task)}")
-    ids_by_label: dict[object, int] = (
-        {name: i for i, name in enumerate(task.label_names)}
-        if kind == "O"
-        else {i: i for i in range(task.num_labels)}
-    )
-    ids = np.array([ids_by_label.get(label, -1) for label in rows.labels.tolist()], dtype=np.int64)
+    known = class_ids(task.label_names)
+    ids = np.array([known.get(str(label), -1) for label in rows.labels.tolist()], dtype=np.int64)
     if (ids < 0).any():
         values, counts = np.unique(rows.labels[ids < 0], return_counts=True)
         unknown = [
@@ -126,4 +132,6 @@ def encode_labels(rows: Rows, task: Task) -> np.ndarray:
 
 
 def _allowed(task: Task) -> str:
-    return ", ".join(f"{name} (or {i})" for i, name in enumerate(task.label_names))
+    names = task.label_names
+    with_ids = takes_ids(names)
+    return listing([f"{name} (or {i})" if with_ids else name for i, name in enumerate(names)])
