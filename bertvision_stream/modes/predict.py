@@ -19,7 +19,7 @@ from bertvision_stream.modes.submission import (
     render_file,
     zip_of,
 )
-from bertvision_stream.report.records import SplitResult, splits_json
+from bertvision_stream.report.records import SplitResult, f1_json, splits_json
 from bertvision_stream.report.text import render_predictions
 from bertvision_stream.settings.settings import Settings
 from bertvision_stream.settings.tasks import GLUE_TASKS
@@ -132,6 +132,7 @@ def _report(folder: Path, run: FinishedRun, splits: Sequence[SplitResult], secon
         "run": str(run.folder),
         "backbone": run.settings.backbone.name,
         "seed": run.settings.seed,
+        **f1_json(run.task),
         "head": {"kind": run.head_kind},
         "splits": splits_json(splits),
         "seconds": {"total": seconds},

@@ -196,7 +196,7 @@ def rows_fingerprint(data: TaskData) -> str:
 
 def score_name(task: Task) -> str:
     """What the one score of a task is, in words."""
-    metrics, splits = [metric.replace("_", " ") for metric in task.metrics], task.validation_splits
+    metrics, splits = [*map(task.metric_title, task.metrics)], task.validation_splits
     name = metrics[0] if len(metrics) == 1 else f"mean of {' and '.join(metrics)}"
     return f"{name}, mean of {len(splits)} splits" if len(splits) > 1 else name
 
@@ -347,11 +347,11 @@ def write_study_plots(study: Study, task: Task, folder: Path) -> list[Path]:
         The files.
     """
     # matplotlib is slow to import, and reading or printing a study needs none of it.
-    from bertvision_stream.report.figures import save_figures
+    from bertvision_stream.report.figures import escape_mathtext, save_figures
     from bertvision_stream.report.plots import draw_scores_against
 
     subject = f"{study.task}, {study.head} head on {study.backbone}"
-    score = f"{score_name(task)} (validation)"
+    score = f"{escape_mathtext(score_name(task))} (validation)"
     figures = {}
     if len(study.fractions) > 1:
         several = len(study.finetune_epochs) > 1

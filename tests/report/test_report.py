@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 from reports import report_on, split_result
 
+from bertvision_stream.data.custom import custom_task
 from bertvision_stream.data.splits import Split
 from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.report.html import render_html
+from bertvision_stream.report.model_card import render_card
 from bertvision_stream.report.predictions import write_predictions
 from bertvision_stream.report.records import (
     RunReport,
     metrics_json,
 )
-from bertvision_stream.report.text import render_markdown, render_table
+from bertvision_stream.report.study import score_name
+from bertvision_stream.report.text import render_markdown, render_predictions, render_table
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.training.objectives.base import PredictorScores
 from bertvision_stream.utils.errors import OutputError
@@ -115,6 +119,36 @@ def test_mnli_shows_both_splits_within_100_columns(mnli):
     assert "* 0.7311" in lines[6]
     assert "* 0.7222" in lines[7]
     assert "* 0.7222" in lines[8]
+
+
+def test_every_report_says_which_class_f1_is_of():
+    scores = dict.fromkeys(("accuracy", "f1", "matthews"), (0.5, 0.61, 0.62))
+    report = replace(
+        report_on("rte", split_result("validation", 20, **scores)),
+        task=custom_task(("attack", "benign|<safe traffic>"), ("text",), "label"),
+    )
+    fact = "of class 'benign|<safe traffic>', the positive one; the other is 'attack'"
+    text, markdown = render_table(report), render_markdown(report)
+    assert "f1 (benign|<saf…)" in text
+    assert f"f1      {fact}" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "| f1 (benign\\|<saf…) |" in markdown
+    assert f"- **f1**: {fact}" in markdown
+    assert "f1 (benign|&lt;saf…)" in render_html(report, [])
+    assert metrics_json(report)["f1_class"] == "benign|<safe traffic>"
+    predictions = render_predictions(report.task, report.splits, "mean")
+    assert "f1 (benign|<saf…)" in predictions
+    card = render_card(report, backbone_source="the hub")
+    assert "f1 (benign\\|<saf…)" in card
+    assert score_name(report.task) == "mean of accuracy and f1 (benign|<saf…) and matthews"
+
+
+def test_nothing_names_a_class_where_no_f1_is_of_one(rte, mnli):
+    for report in (rte, mnli):
+        assert "f1_class" not in metrics_json(report)
+        assert "\nf1 " not in render_table(report)
+    assert TASKS["squad_v2"].f1_class is None
+    assert TASKS["mrpc"].metric_title("f1") == "f1 (equivalent)"
 
 
 @pytest.mark.parametrize(
