@@ -25,6 +25,7 @@ from bertvision_stream.data.split_files import (
     listing,
     require_suffix,
 )
+from bertvision_stream.data.splits import encode_labels
 from bertvision_stream.data.text_files import why_as_written
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
@@ -78,6 +79,8 @@ def load_custom(settings: TaskSettings) -> RawData:
         )
     if "f" in kinds:
         task, notes = _regression(splits, text_columns, label_column, from_csv=bool(csv_files))
+        for rows in splits:  # Before some are held out, so that an error names all bad rows.
+            encode_labels(rows, task)
     else:
         # Classes are sorted before they become strings, so that 10 comes after 9.
         names = tuple(str(value) for value in np.unique(splits[0].labels))
@@ -200,13 +203,14 @@ def _classification(
             "few rows need a validation split of their own"
         )
     for rows in splits:
-        unseen = [shown(name) for name in sorted(set(rows.labels) - set(names))]
+        unseen = set(rows.labels) - set(names)
         if unseen:
+            found = rows.which(np.array([label in unseen for label in rows.labels]))
             hint = f": {wrong_column}" if _is_rare(names, train) else ""
             raise DataError(
                 f"{rows.source}: label column '{label_column}' has classes that no training row "
-                f"has: {listing(unseen)}; the training rows have "
-                f"{listing([shown(name) for name in names])}{hint}"
+                f"has: {listing([shown(name) for name in sorted(unseen)])}, in {found}; the "
+                f"training rows have {listing([shown(name) for name in names])}{hint}"
             )
     return custom_task(names, text_columns, label_column)
 
@@ -220,11 +224,11 @@ def _refuse_no_label(splits: Sequence[Rows], label_column: str) -> None:
     """Refuses classes such as -1, which mean in this field that a row has no label."""
     found = no_labels_among({name for rows in splits for name in rows.labels})
     for rows in splits:
-        counts = {name: int((rows.labels == name).sum()) for name in sorted(found)}
+        marked = {name: rows.labels == name for name in sorted(found)}
         listed = [
-            f"{shown(name)} ({count:,} row{'s' if count > 1 else ''})"
-            for name, count in counts.items()
-            if count
+            f"{shown(name)} in {rows.which(is_marked)}"
+            for name, is_marked in marked.items()
+            if is_marked.any()
         ]
         if listed:
             raise DataError(

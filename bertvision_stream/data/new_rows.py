@@ -14,7 +14,8 @@ import numpy as np
 from bertvision_stream.data.glue import hub_class_names, hub_source, ids_note, load_from_hub
 from bertvision_stream.data.labels import is_no_label
 from bertvision_stream.data.originals import how_to_convert
-from bertvision_stream.data.rows import class_names, read_table, rows_from_table, texts_of
+from bertvision_stream.data.places import Places
+from bertvision_stream.data.rows import class_names, rows_from_table, texts_of
 from bertvision_stream.data.split_files import (
     SHARD,
     SUFFIXES,
@@ -25,6 +26,7 @@ from bertvision_stream.data.split_files import (
 )
 from bertvision_stream.data.splits import Split, encode_labels
 from bertvision_stream.data.squad import Questions, from_hub, read_new_questions
+from bertvision_stream.data.tables import read_table
 from bertvision_stream.data.text_files import has_label_as_written
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
@@ -191,6 +193,7 @@ class _Part:
     labels: np.ndarray | None
     index: np.ndarray | None
     by_id: bool
+    places: Places
 
 
 def _rows(table: pa.Table, source: str, task: Task, names: Sequence[str] | None) -> _Part:
@@ -204,7 +207,7 @@ def _rows(table: pa.Table, source: str, task: Task, names: Sequence[str] | None)
     index = None
     if _INDEX in table.column_names and str(table.schema.field(_INDEX).type).startswith("int"):
         index = table.column(_INDEX).to_numpy()
-    return _Part(texts, labels, index, by_id)
+    return _Part(texts, labels, index, by_id, Places.of_table(table, source))
 
 
 def _has_labels(table: pa.Table, task: Task) -> bool:
@@ -227,8 +230,9 @@ def _joined(name: str, source: str, parts: Sequence[_Part], task: Task) -> NewRo
     order = np.arange(len(texts))
     numbers = [part.index for part in parts if part.index is not None]
     index = np.concatenate(numbers) if len(numbers) == len(parts) else order
+    all_labels = np.concatenate(labels) if labels else np.zeros(len(texts))
     return NewRows(
-        Split(name, texts, np.concatenate(labels) if labels else np.zeros(len(texts))),
+        Split(name, texts, all_labels, places=Places.join([part.places for part in parts])),
         labelled=bool(labels),
         # The numbers of a mere selection of GLUE's rows are no index into them: count anew.
         index=index if np.array_equal(np.sort(index), order) else order,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bertvision_stream.data.labels import class_ids, takes_ids
-from bertvision_stream.data.rows import Rows, row_numbers
-from bertvision_stream.data.split_files import listing
+from bertvision_stream.data.places import Places
+from bertvision_stream.data.rows import Rows
+from bertvision_stream.data.split_files import NUM_LISTED, listing
 from bertvision_stream.data.squad import Questions
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
@@ -24,12 +25,14 @@ class Split:
         labels: `[N]`; int64 class ids, or float32 for regression; for questions, bool: whether they
             have an answer.
         questions: The ids and gold answers, where the task's answers are spans.
+        places: Where each example stands in the user's files.
     """
 
     name: str
     texts: list[tuple[str, ...]]
     labels: np.ndarray
     questions: Questions | None = None
+    places: Places | None = None
 
     @classmethod
     def of(cls, name: str, rows: Rows, task: Task) -> Split:
@@ -40,7 +43,7 @@ class Split:
         """
         if isinstance(rows, Questions):
             return cls(name, rows.texts, rows.labels, rows)
-        return cls(name, rows.texts, encode_labels(rows, task))
+        return cls(name, rows.texts, encode_labels(rows, task), places=rows.places)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,7 +52,8 @@ class Split:
         """The examples at `indices` (int `[M]`), in that order."""
         questions = self.questions.take(indices) if self.questions is not None else None
         texts = [self.texts[i] for i in indices]
-        return Split(self.name, texts, self.labels[indices], questions)
+        places = self.places and self.places.take(indices)
+        return Split(self.name, texts, self.labels[indices], questions, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +106,14 @@ def encode_labels(rows: Rows, task: Task) -> np.ndarray:
             raise DataError(f"{where} holds no numbers, and {task.name} is to predict a number")
         is_bad = ~np.isfinite(rows.labels)
         if is_bad.any():
-            raise DataError(f"{where} is not a finite number in {row_numbers(is_bad)}")
+            raise DataError(f"{where} is not a finite number in {rows.which(is_bad)}")
         with np.errstate(over="ignore", under="ignore"):
             values = rows.labels.astype(np.float32)
         is_bad = ~np.isfinite(values) | ((values == 0) & (rows.labels != 0))
         if is_bad.any():
             raise DataError(
                 f"{where} holds {rows.labels[is_bad][0]:g}, which does not fit float32, in "
-                f"{row_numbers(is_bad)}: write the numbers in another unit"
+                f"{rows.which(is_bad)}: write the numbers in another unit"
             )
         return values
 
@@ -119,14 +123,13 @@ def encode_labels(rows: Rows, task: Task) -> np.ndarray:
     known = class_ids(task.label_names)
     ids = np.array([known.get(str(label), -1) for label in rows.labels.tolist()], dtype=np.int64)
     if (ids < 0).any():
-        values, counts = np.unique(rows.labels[ids < 0], return_counts=True)
-        unknown = [
-            f"{value!r} ({count:,} row{'s' if count > 1 else ''})"
-            for value, count in zip(values.tolist(), counts.tolist(), strict=True)
-        ]
+        unknown = np.unique(rows.labels[ids < 0]).tolist()
+        first = unknown[:NUM_LISTED]
+        shown = [f"{value!r} in {rows.which(rows.labels == value)}" for value in first]
+        more = f" and {len(unknown) - NUM_LISTED:,} more" if len(unknown) > NUM_LISTED else ""
         raise DataError(
-            f"{where} holds labels that {task.name} does not have: {listing(unknown)}; allowed: "
-            f"{_allowed(task)}"
+            f"{where} holds labels that {task.name} does not have: {', '.join(shown)}{more}; "
+            f"allowed: {_allowed(task)}"
         )
     return ids
 

@@ -187,8 +187,8 @@ def test_class_that_only_validation_has(tmp_path: Path):
     write(tmp_path / "train.csv", ["a", "b"])
     path = write(tmp_path / "val.csv", ["a", "c"])
     assert error_of(tmp_path) == (
-        f"{path}: label column 'y' has classes that no training row has: c; the training rows have "
-        "a, b"
+        f"{path}: label column 'y' has classes that no training row has: c, in 1 row (2 in line 3; "
+        "the first row is 1); the training rows have a, b"
     )
 
 
@@ -322,7 +322,8 @@ def test_a_sign_that_there_is_no_label_is_no_class_unless_one_says_so(
     write(tmp_path / f"train{suffix}", [*classes, marker, *classes])
     path = write(tmp_path / f"dev{suffix}", [marker, classes[1]])
     message = error_of(tmp_path)
-    assert "(1 row), which commonly means that a row has no label: data.no_label=leave" in message
+    assert " in 1 row (3" in message
+    assert "which commonly means that a row has no label: data.no_label=leave" in message
     data = load(tmp_path, "data.no_label=leave_out")
     assert data.task.label_names == tuple(map(str, classes))
     assert data.train.texts == [("t0",), ("t1",), ("t3",), ("t4",)]
@@ -388,7 +389,7 @@ def test_a_class_may_have_one_example_where_validation_has_the_same(
     assert data.task.num_labels == len(labels)
     assert f"has {len(labels):,} classes in {len(labels):,} training rows" in data.notes[0]
     write(tmp_path / "dev.csv", ["other"])
-    assert "has: other;" in error_of(tmp_path)
+    assert "has: other, in 1 row (1 in line 2; " in error_of(tmp_path)
     assert "this might be the wrong column" in error_of(tmp_path)
 
 

@@ -89,7 +89,7 @@ def test_labels_of_ones_own_task(tmp_path: Path):
 
 def test_a_label_that_the_run_did_not_have(tmp_path: Path):
     path = write(tmp_path / "a.csv", title=["a", "b"], body=["d", "e"], stars=[1, 7])
-    expected = "holds labels that custom does not have: 7 (1 row); allowed: 1, 2, 10"
+    expected = "holds labels that custom does not have: 7 in 1 row (2 in line 3; "
     assert expected in error_of(STARS, path)
     half = write(tmp_path / "half.parquet", sentence=["a", "b"], label=[1, None])
     assert "label column 'label' is empty in 1 row (2" in error_of(COLA, half)
@@ -213,7 +213,7 @@ def test_a_number_that_is_a_name_is_no_id(tmp_path: Path):
     rows = only(STARS, write(tmp_path / "a.jsonl", title=["a"], body=["b"], stars=["10"]))
     assert (rows.split.labels.tolist(), rows.note) == ([2], "")
     bad = write(tmp_path / "b.jsonl", title=["a"], body=["b"], stars=[0])
-    assert error_of(STARS, bad).endswith("0 (1 row); allowed: 1, 2, 10")
+    assert error_of(STARS, bad).endswith("0 in 1 row (1; the first row is 1); allowed: 1, 2, 10")
 
 
 @pytest.mark.parametrize("label", [-100, "-", "nan"])

@@ -8,12 +8,15 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from reports import report_on, split_result
 
 from bertvision_stream.data.custom import custom_task
+from bertvision_stream.data.places import Places, with_places
 from bertvision_stream.data.splits import Split
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.report.html import render_html
@@ -236,6 +239,31 @@ def test_predictions_name_labels_and_keep_the_text(tmp_path):
     }
     assert rows[1]["bert"] == {"prediction": "not_entailment", "confidence": 0.666667}
     assert rows[1]["head"]["prediction"] == "entailment", "the lowest id on a tie"
+
+
+def test_predictions_say_where_a_row_is_in_its_file(tmp_path):
+    split = Split("validation", [("a", "b")] * 3, np.zeros(3, dtype=np.int64))
+    scores = PredictorScores(*[np.full((2, 2), 0.5)] * 3)
+
+    def placed(*parts: Places) -> list[dict[str, Any]]:
+        chosen = replace(split, places=Places.join(parts)).take(np.array([1, 2]))
+        path = write_rows(tmp_path, "rte", chosen, [9, 5], scores)
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        keys = ("index", "row", "line", "file")
+        return [{key: row[key] for key in keys if key in row} for row in rows]
+
+    def in_lines(source: str, *lines: int) -> Places:
+        return Places.of_table(with_places(pa.table({"x": lines}), lines), source)
+
+    assert placed(Places.of("a.parquet", 3)) == [{"index": 0, "row": 2}, {"index": 1, "row": 3}]
+    assert placed(in_lines("a.csv", 2, 3, 9)) == [
+        {"index": 0, "row": 2, "line": 3},
+        {"index": 1, "row": 3, "line": 9},
+    ]
+    assert placed(in_lines("x/a.jsonl", 1, 2), in_lines("x/b.jsonl", 3)) == [
+        {"index": 0, "row": 2, "file": "a.jsonl"},
+        {"index": 1, "row": 1, "line": 3, "file": "b.jsonl"},
+    ]
 
 
 def test_predictions_of_a_regression_are_scores_without_confidence(tmp_path):
