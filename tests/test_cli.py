@@ -212,7 +212,8 @@ def test_settings_that_are_wrong(tmp_path: Path, arguments: list[str], report: s
             },
             ["task=cola", "backbone=bert", "data.path=glue"],
             "glue/cola/train.csv: label column 'label' holds labels that cola does not have: "
-            "'acceptible' (1 row); allowed: unacceptable (or 0), acceptable (or 1)",
+            "'acceptible' in 1 row (3 in line 4; the first row is 1); allowed: "
+            "unacceptable (or 0), acceptable (or 1)",
             id="labels of an unknown name",
         ),
         pytest.param(

@@ -9,23 +9,24 @@ marks are classes as they are written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertvision_stream.data.rows import (
+from bertvision_stream.data.labels import alike, as_names, no_labels_among, shown
+from bertvision_stream.data.rows import RawData, Rows, UnlabelledError, read_rows
+from bertvision_stream.data.split_files import (
     SUFFIXES,
-    RawData,
-    Rows,
     describe_folder,
     files_left_out,
     find_split_files,
     listing,
-    read_columns,
-    read_rows,
     require_suffix,
 )
+from bertvision_stream.data.splits import encode_labels
+from bertvision_stream.data.tables import read_columns
 from bertvision_stream.data.text_files import why_as_written
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 HELD_OUT_FRACTION = 0.1
-MAX_CLASSES = 1000
+_LEAVE_OUT = "data.no_label=leave_out leaves such rows out"
+_FEW_CLASSES = 1000  # With more, a note asks whether this is the right column.
 
 
 def load_custom(settings: TaskSettings) -> RawData:
@@ -55,16 +57,20 @@ def load_custom(settings: TaskSettings) -> RawData:
     train_files, validation_files = find_custom(path)
     csv_files = [path for path in (*train_files, *validation_files) if path.suffix == ".csv"]
     reason = why_as_written(csv_files, label_column)
-    splits = [
-        read_rows(
-            files,
-            text_columns=text_columns,
-            label_column=label_column,
-            as_written=reason is not None,
-        )
-        for files in (train_files, validation_files)
-        if files
-    ]
+    try:
+        splits = [
+            read_rows(
+                files,
+                text_columns=text_columns,
+                label_column=label_column,
+                as_written=reason is not None,
+                only_labelled=settings.data.no_label == "leave_out",
+            )
+            for files in (train_files, validation_files)
+            if files
+        ]
+    except UnlabelledError as error:
+        raise DataError(f"{error}; {_LEAVE_OUT}") from error
 
     kinds = {rows.labels.dtype.kind for rows in splits}
     if "f" in kinds and not kinds <= {"f", "i"}:
@@ -74,17 +80,28 @@ def load_custom(settings: TaskSettings) -> RawData:
         )
     if "f" in kinds:
         task, notes = _regression(splits, text_columns, label_column, from_csv=bool(csv_files))
+        for rows in splits:  # Before some are held out, so that an error names all bad rows.
+            encode_labels(rows, task)
     else:
         # Classes are sorted before they become strings, so that 10 comes after 9.
         names = tuple(str(value) for value in np.unique(splits[0].labels))
-        splits = [Rows(rows.source, rows.texts, as_names(rows.labels)) for rows in splits]
-        task, notes = _classification(names, splits, text_columns, label_column), []
+        splits = [replace(rows, labels=as_names(rows.labels)) for rows in splits]
+        if settings.data.no_label == "refuse":
+            _refuse_no_label(splits, label_column)
+        task = _classification(names, splits, text_columns, label_column)
+        notes = _class_notes(names, splits[0], label_column)
     if reason is not None:
         notes.append(
             f"Label column '{label_column}' holds {listing(task.label_names)}: taken for classes, "
             f"as they are written, because {reason}. Numbers to predict are written without "
             "quotation marks and leading zeros, each in one way."
         )
+    notes += [
+        f"Rows of {rows.source} that have no label and are left out (data.no_label=leave_out): "
+        f"{rows.left_out:,}."
+        for rows in splits
+        if rows.left_out
+    ]
 
     if not validation_files:
         num_rows = len(splits[0])
@@ -187,20 +204,66 @@ def _classification(
     where = f"{train.source}: label column '{label_column}'"
     if len(names) == 1:
         raise DataError(f"{where} has one class only, '{names[0]}': there is nothing to learn")
-    if len(names) > MAX_CLASSES or (len(names) > 2 and 2 * len(names) > len(train)):
+    wrong_column = (
+        "this might be the wrong column; a number to predict must be written as a float, in csv "
+        "without quotation marks"
+    )
+    # A validation split with the same values shows that these are classes, however rare each is.
+    if len(splits) == 1 and _is_rare(names, train):
         raise DataError(
             f"{where} has {len(names):,} different values in {len(train):,} rows "
-            f"({listing(names[:3])}, ...): this might be the wrong column; a number to predict "
-            "must be written as a float, in csv without quotation marks"
+            f"({listing([shown(name) for name in names[:3]])}, ...): {wrong_column}; classes of so "
+            "few rows need a validation split of their own"
         )
     for rows in splits:
-        unseen = sorted(set(rows.labels) - set(names))
+        unseen = set(rows.labels) - set(names)
         if unseen:
+            found = rows.which(np.array([label in unseen for label in rows.labels]))
+            hint = f": {wrong_column}" if _is_rare(names, train) else ""
             raise DataError(
                 f"{rows.source}: label column '{label_column}' has classes that no training row "
-                f"has: {listing(unseen)}; the training rows have {listing(names)}"
+                f"has: {listing([shown(name) for name in sorted(unseen)])}, in {found}; the "
+                f"training rows have {listing([shown(name) for name in names])}{hint}"
             )
     return custom_task(names, text_columns, label_column)
+
+
+def _is_rare(names: Sequence[str], train: Rows) -> bool:
+    """Whether a class has less than two rows on average, as values that are no classes have."""
+    return len(names) > 2 and 2 * len(names) > len(train)
+
+
+def _refuse_no_label(splits: Sequence[Rows], label_column: str) -> None:
+    """Refuses classes such as -1, which mean in this field that a row has no label."""
+    found = no_labels_among({name for rows in splits for name in rows.labels})
+    for rows in splits:
+        marked = {name: rows.labels == name for name in sorted(found)}
+        listed = [
+            f"{shown(name)} in {rows.which(is_marked)}"
+            for name, is_marked in marked.items()
+            if is_marked.any()
+        ]
+        if listed:
+            raise DataError(
+                f"{rows.source}: label column '{label_column}' holds {listing(listed)}, which "
+                f"commonly means that a row has no label: {_LEAVE_OUT}, data.no_label=class takes "
+                "this for a class like the others"
+            )
+
+
+def _class_notes(names: Sequence[str], train: Rows, label_column: str) -> list[str]:
+    """Says what may be a mistake, though it can be used as it is."""
+    notes = [
+        f"Label column '{label_column}': {listing([repr(name) for name in group])} are different "
+        "classes, though they differ only in white space, case or the form of a character."
+        for group in alike(names)
+    ]
+    if len(names) > _FEW_CLASSES or _is_rare(names, train):
+        notes.append(
+            f"Label column '{label_column}' has {len(names):,} classes in {len(train):,} training "
+            "rows. A number to predict must be written as a float."
+        )
+    return notes
 
 
 def custom_task(
@@ -216,10 +279,3 @@ def custom_task(
         label_names=label_names,
         metrics=metrics if label_names else ("pearson", "spearman"),
     )
-
-
-def as_names(labels: np.ndarray) -> np.ndarray:
-    """The labels as strings, in an object array as `Rows` has it."""
-    names = np.empty(len(labels), dtype=object)
-    names[:] = [str(label) for label in labels]
-    return names

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from bertvision_stream.data.originals import how_to_convert
-from bertvision_stream.data.rows import (
+from bertvision_stream.data.rows import RawData, Rows, read_rows, rows_from_table
+from bertvision_stream.data.split_files import (
     SUFFIXES,
-    RawData,
-    Rows,
     describe_folder,
     files_left_out,
     find_split_files,
-    read_rows,
-    rows_from_table,
+    listing,
 )
 from bertvision_stream.settings.tasks import TASKS, Task
 from bertvision_stream.utils.errors import DataError
@@ -44,12 +44,17 @@ def load_glue(settings: TaskSettings) -> RawData:
 
     rows, notes = load_splits(task, settings.data.path, read=read, take=_hub_rows)
     train, *validation = rows
-    if task.kind == "classification" and any(split.labels.dtype.kind == "i" for split in rows):
-        meaning = ", ".join(f"{i} is {name}" for i, name in enumerate(task.label_names))
-        notes.append(
-            f"Labels of {task.name} are numbers without names: taken as GLUE's, {meaning}."
-        )
+    labels = {str(label) for split in rows for label in np.unique(split.labels).tolist()}
+    if task.kind == "classification" and labels - set(task.label_names):
+        notes.append(ids_note(task))
     return RawData(task, train, dict(zip(task.validation_splits, validation, strict=True)), notes)
+
+
+def ids_note(task: Task) -> str:
+    """Says which class each id stands for, where labels are ids without names."""
+    whose = "by their order" if task.hub_repo is None else "as GLUE's"
+    meaning = listing([f"{i} is {name}" for i, name in enumerate(task.label_names)])
+    return f"Labels of {task.name} are numbers without names: taken {whose}, {meaning}."
 
 
 def load_splits(

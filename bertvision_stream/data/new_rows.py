@@ -11,24 +11,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertvision_stream.data.custom import as_names
-from bertvision_stream.data.glue import hub_class_names, hub_source, load_from_hub
+from bertvision_stream.data.glue import hub_class_names, hub_source, ids_note, load_from_hub
+from bertvision_stream.data.labels import is_no_label
 from bertvision_stream.data.originals import how_to_convert
-from bertvision_stream.data.rows import (
+from bertvision_stream.data.places import Places
+from bertvision_stream.data.rows import class_names, rows_from_table, texts_of
+from bertvision_stream.data.split_files import (
     SHARD,
     SUFFIXES,
-    Rows,
-    class_names,
     describe_folder,
     files_left_out,
     find_split_files,
-    read_table,
     require_suffix,
-    rows_from_table,
-    texts_of,
 )
 from bertvision_stream.data.splits import Split, encode_labels
 from bertvision_stream.data.squad import Questions, from_hub, read_new_questions
+from bertvision_stream.data.tables import read_table
 from bertvision_stream.data.text_files import has_label_as_written
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
@@ -50,11 +48,13 @@ class NewRows:
         split: The texts with their labels; zeros stand for labels that are not there.
         labelled: Whether there are labels.
         index: The number that GLUE gives each row, int64 [N].
+        note: A sentence for the user; empty where there is nothing to say.
     """
 
     split: Split
     labelled: bool
     index: np.ndarray
+    note: str = ""
 
 
 def read_new_rows(task: Task, path: str | None) -> list[NewRows]:
@@ -148,7 +148,7 @@ def _read_examples(name: str, files: Sequence[Path], task: Task) -> NewRows:
             parts.append(_rows(table, str(path), task, names))
     if not parts:
         raise DataError(f"{files[0]}: there are no rows")
-    return _joined(name, str(files[0].parent), parts)
+    return _joined(name, str(files[0].parent), parts, task)
 
 
 def _load_examples(task: Task) -> list[NewRows]:
@@ -161,7 +161,7 @@ def _load_examples(task: Task) -> list[NewRows]:
         (dataset,) = load_from_hub(where, [split])
         source, names = hub_source(where, split), hub_class_names(task, dataset)
         rows = _rows(dataset.with_format("arrow")[:], source, task, names)
-        found.append(_joined(name, source, [rows]))
+        found.append(_joined(name, source, [rows], task))
     return found
 
 
@@ -184,36 +184,45 @@ _SPANS = _Kind(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """The rows of one file; `labels` and `index` are None where it has none."""
+    """The rows of one file.
+
+    `labels` and `index` are None where it has none; `by_id` says that labels are ids, not names.
+    """
 
     texts: list[tuple[str, ...]]
     labels: np.ndarray | None
     index: np.ndarray | None
+    by_id: bool
+    places: Places
 
 
 def _rows(table: pa.Table, source: str, task: Task, names: Sequence[str] | None) -> _Part:
     texts = texts_of(table, source, task.text_columns)
-    labels = None
-    if _has_labels(table, task.label_column):
+    labels, by_id = None, False
+    if _has_labels(table, task):
         rows = rows_from_table(table, source, task.text_columns, task.label_column, names)
-        if task.name == "custom" and task.kind == "classification":
-            rows = Rows(rows.source, rows.texts, as_names(rows.labels))
         labels = encode_labels(rows, task)
+        found = {str(label) for label in np.unique(rows.labels).tolist()}
+        by_id = task.kind == "classification" and not found <= set(task.label_names)
     index = None
     if _INDEX in table.column_names and str(table.schema.field(_INDEX).type).startswith("int"):
         index = table.column(_INDEX).to_numpy()
-    return _Part(texts, labels, index)
+    return _Part(texts, labels, index, by_id, Places.of_table(table, source))
 
 
-def _has_labels(table: pa.Table, column: str) -> bool:
+def _has_labels(table: pa.Table, task: Task) -> bool:
     """Whether there is any label; GLUE's test splits have -1 everywhere."""
-    if column not in table.column_names:
+    if task.label_column not in table.column_names:
         return False
-    values = set(table.column(column).unique().to_pylist())
-    return not values <= {None, "", -1}
+    values = table.column(task.label_column).unique().to_pylist()
+    # stsb's -1 is a float there.
+    return any(
+        str(value) in task.label_names or not (is_no_label(value) or value == -1)
+        for value in values
+    )
 
 
-def _joined(name: str, source: str, parts: Sequence[_Part]) -> NewRows:
+def _joined(name: str, source: str, parts: Sequence[_Part], task: Task) -> NewRows:
     labels = [part.labels for part in parts if part.labels is not None]
     if 0 < len(labels) < len(parts):
         raise DataError(f"{source}: some files of the {name} split have labels and others do not")
@@ -221,9 +230,11 @@ def _joined(name: str, source: str, parts: Sequence[_Part]) -> NewRows:
     order = np.arange(len(texts))
     numbers = [part.index for part in parts if part.index is not None]
     index = np.concatenate(numbers) if len(numbers) == len(parts) else order
+    all_labels = np.concatenate(labels) if labels else np.zeros(len(texts))
     return NewRows(
-        Split(name, texts, np.concatenate(labels) if labels else np.zeros(len(texts))),
+        Split(name, texts, all_labels, places=Places.join([part.places for part in parts])),
         labelled=bool(labels),
         # The numbers of a mere selection of GLUE's rows are no index into them: count anew.
         index=index if np.array_equal(np.sort(index), order) else order,
+        note=ids_note(task) if any(part.by_id for part in parts) else "",
     )

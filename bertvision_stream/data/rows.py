@@ -6,31 +6,29 @@ was looked for and what is there.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertvision_stream.data.text_files import read_csv, read_text
+from bertvision_stream.data.labels import is_no_label
+from bertvision_stream.data.places import Places
+from bertvision_stream.data.split_files import listing, source_of
+from bertvision_stream.data.tables import TOO_LARGE, read_table, require_columns
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".parquet", ".csv", ".jsonl")
-SHARD = re.compile(r"-(\d+)-of-(0*[1-9]\d*)(?:-[0-9a-f]{8,})?")
-"""What follows the split's name in the name of a shard: its number, and that of all shards."""
-_DATA_SUFFIXES = (*SUFFIXES, ".tsv", ".json", ".txt", ".gz", ".zip", ".arrow", ".xlsx")
 _KINDS = {"O": "text", "b": "booleans", "i": "numbers", "f": "numbers"}  # by NumPy's dtype.kind
-NUM_LISTED = 10
-"""Names or rows that an error lists before it only counts the rest."""
+
+
+class UnlabelledError(DataError):
+    """Rows without a label, which `only_labelled` would leave out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +39,28 @@ class Rows:
         source: Where the rows are from, for messages.
         texts: `N` tuples of one or two strings.
         labels: `[N]`; object (a `str` each: the names of classes), int64, bool or float64.
+        left_out: How many rows had no label and were left out.
+        places: Where each row stands in its file, where it is from one.
     """
 
     source: str
     texts: list[tuple[str, ...]]
     labels: np.ndarray
+    left_out: int = field(default=0, kw_only=True)
+    places: Places | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, indices: np.ndarray) -> Rows:
         """The rows at `indices` (int `[M]`), in that order."""
-        return Rows(self.source, [self.texts[i] for i in indices], self.labels[indices])
+        places = self.places and self.places.take(indices)
+        texts = [self.texts[i] for i in indices]
+        return Rows(self.source, texts, self.labels[indices], places=places)
+
+    def which(self, is_bad: np.ndarray) -> str:
+        """Says which rows a mask (bool `[N]`) marks, as `Places.describe` does."""
+        return (self.places or Places.of(self.source, len(self))).describe(is_bad)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,115 +73,13 @@ class RawData:
     notes: list[str] = field(default_factory=list)
 
 
-def find_split_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Files of a split: `<name>.<suffix>`, or all of its shards, sorted.
-
-    Shards are `<name>-00000-of-00002.<suffix>` and the like, perhaps with a hash behind the
-    numbers, as the hub had it.
-
-    Args:
-        folder: Where to look; its subfolders are not searched.
-        names: The names that the split may go by.
-
-    Returns:
-        The files, or an empty list when the split is not there.
-
-    Raises:
-        DataError: The split is there under two names, in two formats or cut in two ways; or a shard
-            is missing or there twice.
-    """
-    found: dict[tuple[str, str, int], dict[Path, int]] = {}
-    for path in sorted(folder.iterdir()):
-        for name in names:
-            if path.suffix not in SUFFIXES or not path.is_file():
-                continue
-            shard = SHARD.fullmatch(path.stem.removeprefix(name))
-            if path.stem == name:
-                found[name, path.suffix, 0] = {path: 0}
-            elif path.stem.startswith(name) and shard:
-                shards = found.setdefault((name, path.suffix, int(shard[2])), {})
-                shards[path] = int(shard[1])
-    if len(found) > 1:
-        there = ", ".join(path.name for shards in found.values() for path in shards)
-        raise DataError(f"{folder}: more than one data set for the {names[0]} split: {there}")
-    for (_, _, num_shards), shards in found.items():
-        if num_shards:
-            _check_shards(folder, shards, num_shards)
-        return list(shards)
-    return []
-
-
-def _check_shards(folder: Path, shards: dict[Path, int], total: int) -> None:
-    """Checks that each of `total` shards is there once; they are numbered from 0, or from 1."""
-    numbers = sorted(shards.values())
-    if len({*numbers}) < len(numbers):
-        raise DataError(
-            f"{folder}: a shard is there more than once among "
-            f"{listing([path.name for path in shards])}; remove those of the older copy"
-        )
-    if len(numbers) != total or numbers[-1] - numbers[0] != total - 1 or numbers[0] > 1:
-        raise DataError(
-            f"{folder}: {next(iter(shards)).name} is one of {total} files, but {len(shards)} of "
-            f"them {'is' if len(shards) == 1 else 'are'} there"
-        )
-
-
-def files_left_out(folder: Path, names: Sequence[str], used: Sequence[Path]) -> list[str]:
-    """A note on the files that look like a part of a split and are none, or nothing.
-
-    Args:
-        folder: Where the splits were looked for.
-        names: The names of the splits.
-        used: The files that were found.
-    """
-    # "train-backup.csv", "Train (1).csv" and "val.tsv" are meant; "training.csv" names no split.
-    named = re.compile(rf"(?<![a-z])({'|'.join(map(re.escape, names))})(?![a-z])", re.IGNORECASE)
-    others = [
-        path.name
-        for path in sorted(folder.iterdir())
-        if path not in used and path.suffix.lower() in _DATA_SUFFIXES and named.search(path.stem)
-    ]
-    if not others:
-        return []
-    are = "is" if len(others) == 1 else "are"
-    return [
-        f"{folder}: {listing(others)} {are} not read. A split is one file, such as {names[0]}.csv, "
-        f"or all of its shards, such as {names[0]}-00000-of-00002.csv."
-    ]
-
-
-def describe_folder(folder: Path) -> str:
-    """Says what a folder holds: `a, b, c and 4 more`."""
-    return listing([path.name for path in sorted(folder.iterdir())]) or "nothing"
-
-
-def listing(items: Sequence[str]) -> str:
-    """The items, or the first of them and how many more there are."""
-    shown = ", ".join(items[:NUM_LISTED])
-    return f"{shown} and {len(items) - NUM_LISTED} more" if len(items) > NUM_LISTED else shown
-
-
-def require_suffix(path: Path, advice: str = "") -> None:
-    """Checks that `data.path` names a file of a known format; else an error ends with the advice.
-
-    Raises:
-        DataError: It does not.
-    """
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"data.path={path} is none of {', '.join(SUFFIXES)}{advice}")
-
-
-def source_of(files: Sequence[Path]) -> str:
-    """What messages call the files of a split."""
-    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-
-
 def read_rows(
     files: Sequence[Path],
     *,
     text_columns: Sequence[str],
     label_column: str,
     as_written: bool = False,
+    only_labelled: bool = False,
 ) -> Rows:
     """Reads the files of one split, one after the other.
 
@@ -182,26 +88,40 @@ def read_rows(
         text_columns: One or two columns of strings.
         label_column: The column of labels.
         as_written: Whether labels of csv files are text, even where they look like numbers.
+        only_labelled: Whether to leave out rows whose label means that they have none.
 
     Raises:
         DataError: A file cannot be read, has not all columns, or holds texts or labels that cannot
             be used; or there is no row at all.
     """
-    parts = []
+    parts, left_out = [], 0
     for path in files:
         strings = [*text_columns, label_column] if as_written else text_columns
         table = read_table(path, strings, label_column)
+        if only_labelled:
+            table, unlabelled = _only_labelled(table, label_column)
+            left_out += unlabelled
         names = class_names(table.schema, label_column)
         parts.append(rows_from_table(table, str(path), text_columns, label_column, names))
     source = source_of(files)
     parts = [part for part in parts if len(part)]
     if not parts:
-        raise DataError(f"{source}: there are no rows")
+        which = f" with a label in column '{label_column}'" if left_out else ""
+        raise DataError(f"{source}: there are no rows{which}")
     if len({_KINDS[part.labels.dtype.kind] for part in parts}) > 1:
         kinds = [f"{_KINDS[part.labels.dtype.kind]} in {part.source}" for part in parts]
         raise DataError(f"label column '{label_column}' is not of one type: {listing(kinds)}")
     texts = [text for part in parts for text in part.texts]
-    return Rows(source, texts, np.concatenate([part.labels for part in parts]))
+    labels = np.concatenate([part.labels for part in parts])
+    places = Places.join([part.places for part in parts if part.places])
+    return Rows(source, texts, labels, left_out=left_out, places=places)
+
+
+def _only_labelled(table: pa.Table, label_column: str) -> tuple[pa.Table, int]:
+    """The rows that have a label, and how many have none."""
+    has_label = [not is_no_label(label) for label in table.column(label_column).to_pylist()]
+    kept = np.flatnonzero(has_label)
+    return table.take(kept), table.num_rows - len(kept)
 
 
 def rows_from_table(
@@ -226,11 +146,12 @@ def rows_from_table(
     require_columns(table.column_names, [*text_columns, label_column], source)
     if table.num_rows == 0:
         return Rows(source, [], np.empty(0, dtype=object))
+    places = Places.of_table(table, source)
     texts = texts_of(table, source, text_columns)
-    labels = _labels(table.column(label_column), label_column, source)
+    labels = _labels(table.column(label_column), label_column, places)
     if names is not None and labels.dtype.kind == "i":
-        labels = _names_of(labels, names, label_column, source)
-    return Rows(source, texts, labels)
+        labels = _names_of(labels, names, label_column, places)
+    return Rows(source, texts, labels, places=places)
 
 
 def texts_of(table: pa.Table, source: str, text_columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -240,108 +161,9 @@ def texts_of(table: pa.Table, source: str, text_columns: Sequence[str]) -> list[
         DataError: A column is missing, or holds no text somewhere.
     """
     require_columns(table.column_names, text_columns, source)
-    columns = [_texts(table.column(name), name, source) for name in text_columns]
+    places = Places.of_table(table, source)
+    columns = [_texts(table.column(name), name, places) for name in text_columns]
     return list(zip(*columns, strict=True))
-
-
-def require_columns(present: Sequence[str], wanted: Sequence[str], source: str) -> None:
-    """Checks that each wanted column is there once.
-
-    Raises:
-        DataError: One is not; the message lists the columns there are.
-    """
-    for name in wanted:
-        if list(present).count(name) != 1:
-            found = "no column" if name not in present else "more than one column"
-            raise DataError(
-                f"{source}: there is {found} '{name}'; the columns are: {listing(present)}"
-            )
-
-
-def row_numbers(is_bad: np.ndarray) -> str:
-    """Says how many rows are marked and which come first, counted from 1: `2 rows (4, 9)`."""
-    rows = [str(i + 1) for i in np.flatnonzero(is_bad)]
-    return f"{len(rows)} row{'s' if len(rows) > 1 else ''} ({listing(rows)}; the first row is 1)"
-
-
-def read_table(
-    path: Path,
-    text_columns: Sequence[str],
-    *other_columns: str,
-    optional_columns: Sequence[str] = (),
-) -> pa.Table:
-    """Reads the columns of a file that are wanted, and perhaps others.
-
-    In csv files text columns are read as text, whatever their values look like.
-
-    Raises:
-        DataError: The file cannot be read, or a column that is not optional is missing.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    columns = [*text_columns, *other_columns]
-    try:
-        if path.suffix == ".parquet":
-            file = parquet.ParquetFile(path)
-            present = file.schema_arrow.names
-            require_columns(present, columns, str(path))
-            columns += [name for name in optional_columns if name in present]
-            return file.read(columns=list(dict.fromkeys(columns)))
-        if path.suffix == ".csv":
-            return read_csv(path, text_columns)
-        return _read_jsonl(path, columns, optional_columns)
-    except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
-        cause = str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {cause}") from error
-
-
-def read_columns(path: Path) -> list[str]:
-    """The names of the columns of a file; of a jsonl file those in its first row.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        if path.suffix == ".parquet":
-            return list(parquet.ParquetFile(path).schema_arrow.names)
-        if path.suffix == ".csv":
-            return next(csv.reader(io.StringIO(read_text(path), newline="")), [])
-        lines = (line for line in read_text(path).splitlines() if line.strip())
-        return list(json.loads(next(lines, "{}")))
-    except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
-
-
-def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> pa.Table:
-    import pyarrow as pa
-
-    rows: list[dict[str, Any]] = []
-    lines = io.StringIO(read_text(path), newline=None)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is not an object such as {{'{columns[0]}': ...}}")
-        rows.append(row)
-    if not rows:
-        return pa.table({name: pa.nulls(0) for name in columns})
-    present = list(dict.fromkeys(key for row in rows for key in row))
-    require_columns(present, columns, str(path))
-    arrays = {}
-    for name in [*columns, *(name for name in optional if name in present)]:
-        try:
-            arrays[name] = pa.array([row.get(name) for row in rows])
-        except (ValueError, TypeError, OverflowError) as error:
-            raise ValueError(f"column '{name}' is not of one type: {error}") from error
-    return pa.table(arrays)
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str] | None:
@@ -356,53 +178,58 @@ def class_names(schema: pa.Schema, column: str) -> list[str] | None:
     return feature.get("names") if is_class_label else None
 
 
-def _texts(column: pa.ChunkedArray, name: str, source: str) -> list[str]:
+def _texts(column: pa.ChunkedArray, name: str, places: Places) -> list[str]:
     if column.null_count:
         raise DataError(
-            f"{source}: text column '{name}' is null in {row_numbers(_is_null(column))}"
+            f"{places.files[0]}: text column '{name}' is null in "
+            f"{places.describe(_is_null(column))}"
         )
     texts = column.to_pylist()
     if not isinstance(texts[0], str):
-        raise DataError(f"{source}: column '{name}' holds {column.type}, not text")
+        raise DataError(f"{places.files[0]}: column '{name}' holds {column.type}, not text")
     return texts
 
 
-def _labels(column: pa.ChunkedArray, name: str, source: str) -> np.ndarray:
+def _labels(column: pa.ChunkedArray, name: str, places: Places) -> np.ndarray:
     from pyarrow import types
 
+    where = f"{places.files[0]}: label column '{name}'"
     if column.null_count:
-        raise DataError(
-            f"{source}: label column '{name}' is empty in {row_numbers(_is_null(column))}"
-        )
+        raise UnlabelledError(f"{where} is empty in {places.describe(_is_null(column))}")
     for is_type, dtype in (
         (types.is_boolean, np.bool_),
         (types.is_integer, np.int64),
         (types.is_floating, np.float64),
     ):
         if is_type(column.type):
-            return column.to_numpy().astype(dtype)
+            values = column.to_numpy()
+            if values.dtype == np.uint64 and (is_bad := values > np.iinfo(np.int64).max).any():
+                raise DataError(
+                    f"{where} holds {values[is_bad][0]} in {places.describe(is_bad)}, {TOO_LARGE}"
+                )
+            return values.astype(dtype)
     labels = np.empty(len(column), dtype=object)
     labels[:] = column.to_pylist()
     if not isinstance(labels[0], str):
         raise DataError(
-            f"{source}: label column '{name}' holds {column.type}; labels are text, integers, "
-            "booleans or floats"
+            f"{where} holds {column.type}; labels are text, integers, booleans or floats"
         )
     is_empty = np.array([not label.strip() for label in labels])
     if is_empty.any():
-        raise DataError(f"{source}: label column '{name}' is empty in {row_numbers(is_empty)}")
+        raise UnlabelledError(f"{where} is empty in {places.describe(is_empty)}")
     return labels
 
 
 def _names_of(
-    positions: np.ndarray, class_names: Sequence[str], column: str, source: str
+    positions: np.ndarray, class_names: Sequence[str], column: str, places: Places
 ) -> np.ndarray:
     is_bad = (positions < 0) | (positions >= len(class_names))
     if is_bad.any():
         values = listing([str(value) for value in np.unique(positions[is_bad])])
-        raise DataError(
-            f"{source}: label column '{column}' holds {values} in {row_numbers(is_bad)}, which is "
-            f"no label: allowed are {', '.join(class_names)}"
+        error = UnlabelledError if all(map(is_no_label, positions[is_bad])) else DataError
+        raise error(
+            f"{places.files[0]}: label column '{column}' holds {values} in "
+            f"{places.describe(is_bad)}, which is no label: allowed are {listing(class_names)}"
         )
     return np.array(class_names, dtype=object)[positions]
 

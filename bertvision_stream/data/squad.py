@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertvision_stream.data.glue import hub_source, load_splits
-from bertvision_stream.data.rows import (
-    NUM_LISTED,
-    RawData,
-    Rows,
-    listing,
-    read_table,
-    require_columns,
-    source_of,
-)
+from bertvision_stream.data.rows import RawData, Rows
+from bertvision_stream.data.split_files import NUM_LISTED, listing, source_of
+from bertvision_stream.data.tables import read_table, require_columns
 from bertvision_stream.settings.tasks import TASKS, Task
 from bertvision_stream.utils.errors import DataError
 

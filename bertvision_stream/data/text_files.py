@@ -56,8 +56,8 @@ def read_text(path: Path) -> str:
     )
 
 
-def read_csv(path: Path, strings: Collection[str]) -> pa.Table:
-    """Reads all columns of a csv file.
+def read_csv(path: Path, strings: Collection[str]) -> tuple[pa.Table, list[int]]:
+    """Reads all columns of a csv file, and the line on which each row begins, counted from 1.
 
     Args:
         path: The file; its first record names the columns.
@@ -70,28 +70,28 @@ def read_csv(path: Path, strings: Collection[str]) -> pa.Table:
     """
     import pyarrow as pa
 
-    num_records = _count_records(read_text(path))
+    lines = _lines_of_records(read_text(path))
     table = _read_arrow(path, column_types={name: pa.string() for name in strings})
-    if table.num_rows != num_records:
+    if table.num_rows != len(lines):
         raise ValueError(
-            f"it has {num_records:,} records, of which pyarrow makes {table.num_rows:,} rows. "
+            f"it has {len(lines):,} records, of which pyarrow makes {table.num_rows:,} rows. "
             f"{_QUOTE_ADVICE}"
         )
-    return table
+    return table, lines
 
 
-def _count_records(text: str) -> int:
-    """The number of records after the header of a csv file; checks each of them."""
+def _lines_of_records(text: str) -> list[int]:
+    """The first line of each record after the header of a csv file; checks each of them."""
     # Python refuses values of more than 131,072 characters unless told otherwise.
     limit = csv.field_size_limit()
     csv.field_size_limit(max(limit, len(text)))
     try:
-        num_records, suspects = _check_records(text)
+        lines, suspects = _check_records(text)
         if suspects:
             _check_for_rows_in_values(text, suspects)
     finally:
         csv.field_size_limit(limit)
-    return num_records
+    return lines
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,10 @@ class _Suspect:
     values: list[str]
 
 
-def _check_records(text: str) -> tuple[int, list[_Suspect]]:
+def _check_records(text: str) -> tuple[list[int], list[_Suspect]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    first_line, num_values, num_records, empty_line = 1, 0, -1, 0
+    first_line, num_values, empty_line = 1, 0, 0
+    lines = []
     suspects = []
     try:
         for record in reader:
@@ -127,7 +128,7 @@ def _check_records(text: str) -> tuple[int, list[_Suspect]]:
                         f"line {empty_line} is empty, which may be a row or none in a file of one "
                         'column. Write "" for an empty text, or remove the line'
                     )
-                num_records += 1
+                lines.append(first_line)
                 if reader.line_num > first_line and num_values > 1:
                     suspects += _suspects(first_line, record)
             elif num_values == 1:
@@ -145,7 +146,7 @@ def _check_records(text: str) -> tuple[int, list[_Suspect]]:
         else:
             what = f"line {first_line}: text follows a closing quotation mark"
         raise ValueError(f"{what}. {_QUOTE_ADVICE}") from error
-    return max(num_records, 0), suspects
+    return lines[1:], suspects
 
 
 def _suspects(line: int, record: list[str]) -> list[_Suspect]:

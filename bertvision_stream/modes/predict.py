@@ -19,7 +19,7 @@ from bertvision_stream.modes.submission import (
     render_file,
     zip_of,
 )
-from bertvision_stream.report.records import SplitResult, splits_json
+from bertvision_stream.report.records import SplitResult, f1_json, splits_json
 from bertvision_stream.report.text import render_predictions
 from bertvision_stream.settings.settings import Settings
 from bertvision_stream.settings.tasks import GLUE_TASKS
@@ -111,6 +111,8 @@ def predict(prediction: Prediction, folder: Path, *, source: str) -> dict[str, s
         store, scores = scored.store, scored.predictor_scores
         path = write_predictions(folder, task, split, store, scores, labelled=rows.labelled)
         log.info("%s: %s: %s", name, store.describe(run.settings.data.max_length), path)
+        if rows.note:
+            log.info("note: %s", rows.note)
         if rows.labelled:
             splits.append(SplitResult.of(split, scores, scorer.objective, store))
             for note in cautions_on_split(task, split, splits[-1], scores):
@@ -139,6 +141,7 @@ def _report(folder: Path, run: FinishedRun, splits: Sequence[SplitResult], secon
         "run": str(run.folder),
         "backbone": run.settings.backbone.name,
         "seed": run.settings.seed,
+        **f1_json(run.task),
         "head": {"kind": run.head_kind},
         "splits": splits_json(splits),
         "seconds": {"total": seconds},

@@ -150,7 +150,7 @@ def _is_span(row: Mapping[str, Any]) -> bool:
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as it is shown, without nested values."""
     span = _is_span(row)
-    flat: dict[str, Any] = {"index": row["index"]}
+    flat = {key: row[key] for key in ("index", "row", "line", "file") if key in row}
     if span:
         flat["id"] = row["id"]
     flat["length"] = length(row)

@@ -179,7 +179,7 @@ def _scores(report: RunReport) -> Table:
     rows = [
         [
             split.name,
-            metric,
+            report.task.metric_title(metric),
             *(f"{scores[metric]:.4f}" for scores in split.by_predictor().values()),
         ]
         for split in report.splits

@@ -118,7 +118,7 @@ def draw_curves(report: RunReport) -> Figure:
     losses.legend(frameon=False, fontsize=8)
 
     for axes, metric in zip(panels[1:], metrics, strict=False):
-        axes.set_ylabel(f"{metric.replace('_', ' ')} (validation)")
+        axes.set_ylabel(f"{escape_mathtext(report.task.metric_title(metric))} (validation)")
         for number, split in enumerate(report.splits):
             name = f" {split.name.removeprefix('validation_')}" if len(report.splits) > 1 else ""
             style = ("-", "--", "-.")[number % 3]

@@ -36,7 +36,9 @@ def write_predictions(
 ) -> Path:
     """Write `predictions_<split>.jsonl`, one line for each row of the split, in its order.
 
-    A line holds the `index` of the row, its `texts` by column, `gold` where there are labels, and
+    A line holds the `index` of the row in the split, counted from 0; where the split is from files,
+    the `row` of its file, counted from 1, with the `line` on which it begins where rows are not
+    lines, and the `file` of several; its `texts` by column, `gold` where there are labels, and
     for each of `bert`, `head` and `ensemble` what it predicts:
 
     - Classification: a label's name as `prediction`, and its `confidence`. A line also holds how
@@ -97,6 +99,7 @@ def _example_lines(
     for index, (texts, label, length) in enumerate(rows):
         yield {
             "index": index,
+            **(split.places.one(index) if split.places else {}),
             "texts": dict(zip(task.text_columns, texts, strict=True)),
             "tokens": length,
             **({"gold": _label_value(label, task)} if labelled else {}),

@@ -259,6 +259,7 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "backbone": report.backbone,
         "seed": report.seed,
         "ensemble": report.ensemble,
+        **f1_json(report.task),
         "head": asdict(report.head),
         "splits": splits_json(report.splits),
         "finetune": asdict(report.finetune),
@@ -285,6 +286,11 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "notes": list(report.notes),
         **({"search": asdict(report.search)} if report.search else {}),
     }
+
+
+def f1_json(task: Task) -> dict[str, str]:
+    """The class that F1 is of, where a task has such a metric."""
+    return {} if task.f1_class is None else {"f1_class": task.f1_class}
 
 
 def splits_json(splits: Iterable[SplitResult]) -> dict[str, Any]:

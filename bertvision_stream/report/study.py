@@ -196,7 +196,7 @@ def rows_fingerprint(data: TaskData) -> str:
 
 def score_name(task: Task) -> str:
     """What the one score of a task is, in words."""
-    metrics, splits = [metric.replace("_", " ") for metric in task.metrics], task.validation_splits
+    metrics, splits = [*map(task.metric_title, task.metrics)], task.validation_splits
     name = metrics[0] if len(metrics) == 1 else f"mean of {' and '.join(metrics)}"
     return f"{name}, mean of {len(splits)} splits" if len(splits) > 1 else name
 

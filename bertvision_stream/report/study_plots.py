@@ -21,11 +21,11 @@ def write_study_plots(study: Study, task: Task, folder: Path) -> list[Path]:
         The files.
     """
     # matplotlib is slow to import, and reading or printing a study needs none of it.
-    from bertvision_stream.report.figures import save_figures
+    from bertvision_stream.report.figures import escape_mathtext, save_figures
     from bertvision_stream.report.plots import draw_scores_against
 
     subject = f"{study.task}, {study.head} head on {study.backbone}"
-    score = f"{score_name(task)} (validation)"
+    score = f"{escape_mathtext(score_name(task))} (validation)"
     figures = {}
     if len(study.fractions) > 1:
         several = len(study.finetune_epochs) > 1

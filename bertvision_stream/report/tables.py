@@ -70,7 +70,7 @@ class Table:
         """
         rules = [*["---"] * left, *["---:"] * (len(self.titles) - left)]
         rows = ([_markdown_cell(cell) for cell in row] for row in self.rows)
-        lines = (self.one_line_titles, rules, *rows)
+        lines = (map(_markdown_cell, self.one_line_titles), rules, *rows)
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

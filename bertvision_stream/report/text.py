@@ -118,7 +118,7 @@ def render_predictions(task: Task, splits: Sequence[SplitResult], ensemble: Ense
         [
             split.name,
             f"{split.examples:,}",
-            metric,
+            task.metric_title(metric),
             *(f"{scores[metric]:.4f}" for scores in split.by_predictor().values()),
         ]
         for split in splits
@@ -177,7 +177,7 @@ def _short_names(report: RunReport) -> list[str]:
 def _metric_titles(report: RunReport) -> list[str]:
     """The titles of columns of scores: the split, where there are several, over the metric."""
     return [
-        f"{name}\n{metric}".strip()
+        f"{name}\n{report.task.metric_title(metric)}".strip()
         for name in _short_names(report)
         for metric in report.task.metrics
     ]
@@ -227,6 +227,9 @@ def _epoch_table(report: RunReport) -> Table:
 def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     """What stands under the table: subjects and sentences."""
     train, stream = report.train, report.stream
+    if (name := report.task.f1_class) is not None:
+        other = report.task.label_names[0]
+        yield "f1", f"of class {name!r}, the positive one; the other is {other!r}"
     ran = len(train.history)
     stopped = f" ({train.planned_epochs} were planned)" if ran < train.planned_epochs else ""
     yield "head", f"epoch {train.best_epoch} of {ran}{stopped}, chosen by {train.chosen_by}"

@@ -166,6 +166,9 @@ def check_data(settings: Settings) -> Iterator[Problem]:
             if getattr(data, name) is not None:
                 wrong = "only for task=custom: the columns of other tasks are fixed"
                 yield Problem(f"data.{name}", wrong, f"Leave data.{name} out.", involves=("task",))
+        if data.no_label != "refuse":
+            wrong = "only for task=custom: the labels of other tasks are known"
+            yield Problem("data.no_label", wrong, "Leave data.no_label out.", involves=("task",))
         if tasks == ("demo",) and data.path is not None:
             wrong = "the demo task is generated and reads no data"
             advice = "Leave data.path out, or take task=custom for data of your own."

@@ -23,6 +23,7 @@ from bertvision_stream.settings.types import (
     Fraction,
     Fractions,
     MaxLength,
+    NoLabel,
     NotNegative,
     NumGpus,
     Positive,
@@ -99,6 +100,11 @@ class DataSettings(SettingsGroup):
     )
     label_column: str | None = Field(
         default=None, description="For `custom`: the column that holds the labels."
+    )
+    no_label: NoLabel = Field(
+        default="refuse",
+        description="For `custom`: what to do with rows whose label is -1, -100 or another sign "
+        "that there is none.",
     )
 
 

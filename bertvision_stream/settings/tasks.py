@@ -63,6 +63,18 @@ class Task:
         """Whether every token has logits, and not every example: start and end of a span."""
         return self.kind == "span"
 
+    @property
+    def f1_class(self) -> str | None:
+        """The class that F1 is of: class 1 of two. None for a task without F1 of a class."""
+        return self.label_names[1] if "f1" in self.metrics and self.label_names else None
+
+    def metric_title(self, metric: str) -> str:
+        """The name of a metric for people, in one short line: F1 says of which class it is."""
+        if metric != "f1" or self.f1_class is None:
+            return metric
+        name = " ".join(self.f1_class.split())
+        return f"{metric} ({name if len(name) <= 12 else name[:11] + '…'})"
+
     def default_stride(self, max_length: int) -> int | None:
         """The `data.stride` of windows of `max_length` tokens; None for a task without windows."""
         return min(128, max_length // 3) if self.per_token else None

@@ -72,6 +72,7 @@ def _one_or_more(names: object) -> object:
 Auto = Literal["auto"]
 Codec = Literal["bf16", "int8", "fp32"]
 Precision = Literal["auto", "bf16", "fp32"]
+NoLabel = Literal["refuse", "leave_out", "class"]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]

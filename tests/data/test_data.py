@@ -61,10 +61,11 @@ def test_integers_without_names_are_ids_and_a_note_says_so(tmp_path: Path):
     [
         (
             ["entailment", "maybe", "no", "maybe"],
-            "'maybe' (2 rows), 'no' (1 row); allowed: entailment (or 0), not_entailment (or 1)",
+            "'maybe' in 2 rows (2, 4; the first row is 1), 'no' in 1 row (3; the first row is 1); "
+            "allowed: entailment (or 0), not_entailment (or 1)",
         ),
-        ([0, 1, -1, -1], "-1 (2 rows); allowed: entailment (or 0), not_entailment (or 1)"),
-        ([0, 1, 2], "2 (1 row); allowed"),
+        ([0, 1, -1, -1], "-1 in 2 rows (3, 4; the first row is 1); allowed: entailment (or 0)"),
+        ([0, 1, 2], "2 in 1 row (3; the first row is 1); allowed"),
         ([0.0, 1.5], "holds floats, not entailment (or 0), not_entailment (or 1)"),
         ([True, False], "holds booleans, not entailment"),
         ([1, None, 0], "is empty in 1 row (2; the first row is 1)"),

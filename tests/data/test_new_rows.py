@@ -89,7 +89,8 @@ def test_labels_of_ones_own_task(tmp_path: Path):
 
 def test_a_label_that_the_run_did_not_have(tmp_path: Path):
     path = write(tmp_path / "a.csv", title=["a", "b"], body=["d", "e"], stars=[1, 7])
-    assert "holds labels that custom does not have: '7' (1 row)" in error_of(STARS, path)
+    expected = "holds labels that custom does not have: 7 in 1 row (2 in line 3; "
+    assert expected in error_of(STARS, path)
     half = write(tmp_path / "half.parquet", sentence=["a", "b"], label=[1, None])
     assert "label column 'label' is empty in 1 row (2" in error_of(COLA, half)
 
@@ -194,3 +195,33 @@ def test_test_splits_of_the_hub(monkeypatch: pytest.MonkeyPatch):
     assert [rows.split.name for rows in found] == ["test_matched", "test_mismatched", "ax"]
     assert not any(rows.labelled for rows in found)
     assert np.array_equal(found[0].index, [0])
+
+
+@pytest.mark.parametrize("labels", [[1, 0], ["1", "0"], ["pos", "neg"]])
+def test_ids_that_a_message_offers_are_taken_and_noted(tmp_path: Path, labels: list[Any]):
+    task = custom_task(("neg", "pos"), ("title",), "y")
+    assert "allowed: neg (or 0), pos (or 1)" in error_of(
+        task, write(tmp_path / "bad.jsonl", title=["a"], y=["bad"])
+    )
+    rows = only(task, write(tmp_path / "a.jsonl", title=["a", "b"], y=labels))
+    assert rows.split.labels.tolist() == [1, 0]
+    ids = "Labels of custom are numbers without names: taken by their order, 0 is neg, 1 is pos."
+    assert rows.note == ("" if labels[0] == "pos" else ids)
+
+
+def test_a_number_that_is_a_name_is_no_id(tmp_path: Path):
+    rows = only(STARS, write(tmp_path / "a.jsonl", title=["a"], body=["b"], stars=["10"]))
+    assert (rows.split.labels.tolist(), rows.note) == ([2], "")
+    bad = write(tmp_path / "b.jsonl", title=["a"], body=["b"], stars=[0])
+    assert error_of(STARS, bad).endswith("0 in 1 row (1; the first row is 1); allowed: 1, 2, 10")
+
+
+@pytest.mark.parametrize("label", [-100, "-", "nan"])
+def test_a_sign_that_there_is_no_label_everywhere(tmp_path: Path, label: int | str):
+    task = custom_task(("neg", "pos"), ("title",), "y")
+    path = write(tmp_path / "a.jsonl", title=["a", "b"], y=[label, label])
+    assert not only(task, path).labelled
+    signs = custom_task(("-1", "1"), ("title",), "y")
+    path = write(tmp_path / "b.jsonl", title=["a", "b"], y=[-1, -1])
+    assert only(signs, path).split.labels.tolist() == [0, 0]
+    assert only(signs, path).labelled

@@ -8,19 +8,26 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from reports import report_on, split_result
 
+from bertvision_stream.data.custom import custom_task
+from bertvision_stream.data.places import Places, with_places
 from bertvision_stream.data.splits import Split
 from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.report.html import render_html
+from bertvision_stream.report.model_card import render_card
 from bertvision_stream.report.predictions import write_predictions
 from bertvision_stream.report.records import (
     RunReport,
     metrics_json,
 )
-from bertvision_stream.report.text import render_markdown, render_table
+from bertvision_stream.report.study import score_name
+from bertvision_stream.report.text import render_markdown, render_predictions, render_table
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.training.objectives.base import PredictorScores
 from bertvision_stream.utils.errors import OutputError
@@ -117,6 +124,36 @@ def test_mnli_shows_both_splits_within_100_columns(mnli):
     assert "* 0.7222" in lines[8]
 
 
+def test_every_report_says_which_class_f1_is_of():
+    scores = dict.fromkeys(("accuracy", "f1", "matthews"), (0.5, 0.61, 0.62))
+    report = replace(
+        report_on("rte", split_result("validation", 20, **scores)),
+        task=custom_task(("attack", "benign|<safe traffic>"), ("text",), "label"),
+    )
+    fact = "of class 'benign|<safe traffic>', the positive one; the other is 'attack'"
+    text, markdown = render_table(report), render_markdown(report)
+    assert "f1 (benign|<saf…)" in text
+    assert f"f1      {fact}" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "| f1 (benign\\|<saf…) |" in markdown
+    assert f"- **f1**: {fact}" in markdown
+    assert "f1 (benign|&lt;saf…)" in render_html(report, [])
+    assert metrics_json(report)["f1_class"] == "benign|<safe traffic>"
+    predictions = render_predictions(report.task, report.splits, "mean")
+    assert "f1 (benign|<saf…)" in predictions
+    card = render_card(report, backbone_source="the hub")
+    assert "f1 (benign\\|<saf…)" in card
+    assert score_name(report.task) == "mean of accuracy and f1 (benign|<saf…) and matthews"
+
+
+def test_nothing_names_a_class_where_no_f1_is_of_one(rte, mnli):
+    for report in (rte, mnli):
+        assert "f1_class" not in metrics_json(report)
+        assert "\nf1 " not in render_table(report)
+    assert TASKS["squad_v2"].f1_class is None
+    assert TASKS["mrpc"].metric_title("f1") == "f1 (equivalent)"
+
+
 @pytest.mark.parametrize(
     ("changes", "label", "time"),
     [
@@ -202,6 +239,31 @@ def test_predictions_name_labels_and_keep_the_text(tmp_path):
     }
     assert rows[1]["bert"] == {"prediction": "not_entailment", "confidence": 0.666667}
     assert rows[1]["head"]["prediction"] == "entailment", "the lowest id on a tie"
+
+
+def test_predictions_say_where_a_row_is_in_its_file(tmp_path):
+    split = Split("validation", [("a", "b")] * 3, np.zeros(3, dtype=np.int64))
+    scores = PredictorScores(*[np.full((2, 2), 0.5)] * 3)
+
+    def placed(*parts: Places) -> list[dict[str, Any]]:
+        chosen = replace(split, places=Places.join(parts)).take(np.array([1, 2]))
+        path = write_rows(tmp_path, "rte", chosen, [9, 5], scores)
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        keys = ("index", "row", "line", "file")
+        return [{key: row[key] for key in keys if key in row} for row in rows]
+
+    def in_lines(source: str, *lines: int) -> Places:
+        return Places.of_table(with_places(pa.table({"x": lines}), lines), source)
+
+    assert placed(Places.of("a.parquet", 3)) == [{"index": 0, "row": 2}, {"index": 1, "row": 3}]
+    assert placed(in_lines("a.csv", 2, 3, 9)) == [
+        {"index": 0, "row": 2, "line": 3},
+        {"index": 1, "row": 3, "line": 9},
+    ]
+    assert placed(in_lines("x/a.jsonl", 1, 2), in_lines("x/b.jsonl", 3)) == [
+        {"index": 0, "row": 2, "file": "a.jsonl"},
+        {"index": 1, "row": 1, "line": 3, "file": "b.jsonl"},
+    ]
 
 
 def test_predictions_of_a_regression_are_scores_without_confidence(tmp_path):

@@ -26,6 +26,7 @@ KEYS = """
 task mode run seed seeds output_dir run_name resume
 backbone.name backbone.revision backbone.dtype
 data.path data.train_fraction data.max_length data.stride data.text_columns data.label_column
+data.no_label
 finetune.epochs finetune.lr finetune.batch_size finetune.reuse finetune.num_workers
 extract.num_extractors extract.num_gpus extract.block_tokens extract.codec
 stream.budget stream.cache
