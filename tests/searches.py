@@ -24,6 +24,7 @@ from bertvision_stream.stream.plan import Position
 from bertvision_stream.training.fit import HeadResult
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
+from bertvision_stream.utils.units import format_value
 from tune.search import SearchOutcome, search_heads
 from tune.space import trial_settings
 from tune.trials import Search, read_search
@@ -99,7 +100,7 @@ def assert_searched(results: Path, target: str) -> None:
     assert plots > {"best_so_far.png", "hyperparameters.png", "learning_curves.png"}
     assert (results / "report.html").read_text().count("data:image/png") == len(plots)
     for key, value in search["best_config"].items():
-        assert f"{key}={value}" in (results / "results.md").read_text()
+        assert f"{key}={format_value(value)}" in (results / "results.md").read_text()
     analysis = subprocess.run(
         [sys.executable, "-m", "tune.analysis", str(results)], capture_output=True, text=True
     )

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -384,16 +385,18 @@ def test_a_stage_that_waits_for_resources_says_so(
     waiting = in_thread(answer, "waits")
     group = ray.util.placement_group([{"CPU": 50}])
     fitting = in_thread(lambda: result_with_notice(in_thread(over.wait, "fits"), "fine-tuning"), "")
-    said = {
-        f"{what} waits for resources, for 0.5 s now; the cluster has 2 CPU and 0 GPU free"
-        for what in ("a head trainer (1 GPU)", "fine-tuning")
-    }
-    assert becomes_true(lambda: said <= {record.getMessage() for record in caplog.records})
+
+    def said(what: str) -> bool:
+        """How long it has waited depends on how busy the machine is."""
+        said_so = re.compile(re.escape(what).replace("_", ".*"))
+        return becomes_true(lambda: any(said_so.fullmatch(r.getMessage()) for r in caplog.records))
+
+    for what in ("a head trainer (1 GPU)", "fine-tuning"):
+        assert said(f"{what} waits for resources, for _ now; the cluster has 2 CPU and 0 GPU free")
     loading = LOADING_FOREVER.options(num_cpus=0).remote()
     refs = [loading.info.remote()]
     gone = in_thread(lambda: get_with_notice(refs, [loading], "an extractor"), "loads")
-    line = "an extractor has its resources and is still loading, for 0."
-    assert becomes_true(lambda: any(r.getMessage().startswith(line) for r in caplog.records))
+    assert said("an extractor has its resources and is still loading, for _ now")
     ray.kill(loading)
     with pytest.raises(ray.exceptions.RayActorError):
         gone.result()
