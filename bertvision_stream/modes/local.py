@@ -99,7 +99,7 @@ class LocalEngine:
             seconds, epoch_start = time.perf_counter() - epoch_start, time.perf_counter()
             state = state.after_epoch(blocks.stats, seconds, active=bool(training.active))
             on_epoch(state.saved_in(training.checkpoint()))
-            for line in epoch_lines(records.items(), job.plan.num_epochs):
+            for line in epoch_lines(records.items(), job.task, job.plan.num_epochs):
                 log.info("%s", line)
         extractor_info, trainer_info = self._infos(job, training)
         return StreamOutcome(
