@@ -52,6 +52,8 @@ def run_search(job: Job, after: TaskSettings, folder: Path, *, resume: bool) -> 
         tokens_extracted=outcome.tokens_extracted,
         blocks_extracted=outcome.blocks_extracted,
         blocks_from_cache=outcome.blocks_from_cache,
+        extractors_lost=outcome.extractors_lost,
+        deaths=outcome.deaths,
     )
     if settings.search.target == "backbone":
         return SearchResult(chosen, chosen, summary)
