@@ -65,9 +65,9 @@ def read_table(
             columns += [name for name in optional_columns if name in present]
             return with_places(file.read(columns=list(dict.fromkeys(columns))), None)
         if path.suffix == ".csv":
-            table, lines = read_csv(path, text_columns)
+            table, lines, empty_lines = read_csv(path, text_columns)
             require_columns(table.column_names, columns, str(path))
-            return with_places(table, lines)
+            return with_places(table, lines, empty_lines)
         return _read_jsonl(path, columns, optional_columns)
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         cause = str(error).splitlines()[0]
@@ -99,9 +99,11 @@ def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> 
 
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
+    empty_lines: list[int] = []
     lines = io.StringIO(read_text(path), newline=None)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
+            empty_lines.append(number)
             continue
         try:
             row = json.loads(line)
@@ -117,7 +119,7 @@ def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> 
     require_columns(present, columns, str(path))
     wanted = dict.fromkeys([*columns, *(name for name in optional if name in present)])
     arrays = {name: _to_arrow([row.get(name) for row in rows], name, numbers) for name in wanted}
-    return with_places(pa.table(arrays), numbers)
+    return with_places(pa.table(arrays), numbers, empty_lines)
 
 
 def _to_arrow(values: list[Any], name: str, lines: Sequence[int]) -> pa.Array:
