@@ -72,7 +72,7 @@ class RayEngine:
                 # The state is kept before the epoch is announced: whoever reads that an epoch is
                 # finished can resume after it.
                 on_epoch(state.saved_in(reached))
-                for line in epoch_lines(end.records.items(), num_epochs):
+                for line in epoch_lines(end.records.items(), job.task, num_epochs):
                     log.info("%s", line)
             ((results, bert_logits),) = stream_actors.results()
         except RayActorError as error:

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -65,7 +66,7 @@ class ExtractorGroup:
         )
         self._store_full_said: float | None = None  # when it was last said that the store is full
         # asyncio holds only weak references: a task that nobody else holds can vanish midway.
-        self._replacing: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     @property
     def num_extractors(self) -> int:
@@ -142,6 +143,25 @@ class ExtractorGroup:
             self.notices.append(f"{lost} extractors were lost with their node, and are replaced")
         for _ in range(lost):
             self._replace()
+
+    async def notice_deaths(self) -> None:
+        """Replace the extractors that died while they had no block to make, which nobody noticed.
+
+        One that does not answer within a second is not waited for: its node may be out of reach.
+        """
+        asking = [self._in_background(self._notice_death(e)) for e in self._pool.idle]
+        if asking:
+            await asyncio.wait(asking, timeout=1.0)
+
+    async def _notice_death(self, extractor: ActorHandle) -> None:
+        """Replace an extractor if it does not live."""
+        try:
+            await extractor.info.remote()
+        except RayError as error:
+            if self._pool.remove(extractor):
+                cause = cause_of(error)
+                self.notices.append(f"an extractor without work died and is replaced: {cause}")
+                self._replace()
 
     async def _ready(self, extractor: ActorHandle, number: int) -> DeviceInfo:
         """Wait until a new extractor is ready, with a notice each time that it takes long."""
@@ -228,9 +248,14 @@ class ExtractorGroup:
     def _replace(self) -> None:
         """Start an extractor in the background, in the place of one that was lost."""
         self._stats.extractors_lost += 1
-        task = asyncio.create_task(self._start_replacement())
-        self._replacing.add(task)
-        task.add_done_callback(self._replacing.discard)
+        self._in_background(self._start_replacement())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that is kept until it is done."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def _start_replacement(self) -> None:
         """Start an extractor; if none can be started, let all that wait for one fail."""

@@ -168,7 +168,10 @@ class FeatureStream:
             except BaseException:
                 self._produced_until = -1
                 raise
-        return EpochReport(tuple(await self._call_trainers("end_epoch", epoch)), await self.stats())
+        ends, _ = await asyncio.gather(
+            self._call_trainers("end_epoch", epoch), self._extractors.notice_deaths()
+        )
+        return EpochReport(tuple(ends), await self.stats())
 
     async def set_trainers(self, trainers: list[ActorHandle]) -> None:
         """Deliver to these trainers from now on; between epochs, or after a `TrainerLostError`."""

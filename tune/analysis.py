@@ -80,7 +80,10 @@ def render_trials(search: Search) -> str:
         Table(titles, rows).text(),
     ]
     facts = [f"trial {t.number} {t.status}: {t.failure}" for t in search.trials if t.failure]
-    facts += ["", _verdict(search), BEST_RULE]
+    facts.append("")
+    if parts := search.score_parts:
+        facts.append(f"score: {'the mean of ' * (len(parts) > 1)}{', '.join(parts)}")
+    facts += [_verdict(search), BEST_RULE]
     return "\n".join(lines + [fill(fact, 100, break_long_words=False) for fact in facts])
 
 

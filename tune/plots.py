@@ -18,6 +18,7 @@ from bertvision_stream.report.figures import (
     ORANGE,
     RED,
     YELLOW,
+    escape_mathtext,
     integer_epoch_axis,
     new_figure,
     save_figures,
@@ -129,7 +130,7 @@ def _best(search: Search) -> Trial | None:
 
 def _score_label(search: Search) -> str:
     """The label of an axis of scores, which names the metrics that they are the mean of."""
-    names = [metric.replace("_", " ") for metric in search.metrics]
+    names = [escape_mathtext(part) for part in search.score_parts]
     if len(names) == 1:
         return f"score ({names[0]})"
     return "score (mean of\n" + ",\n".join(names) + ")" if names else "score"

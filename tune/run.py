@@ -31,7 +31,7 @@ def run_search(job: Job, after: TaskSettings, folder: Path, *, resume: bool) -> 
     settings = job.settings
     run = search_heads if settings.search.target == "head" else search_backbones
     outcome = run(job, folder, resume=resume)
-    search = read_search(folder)
+    search = read_search(folder, job.task.f1_class)
     log.info("\n%s\n", render_trials(search))
     files = write_analysis(search, folder)
     listed = ", ".join(map(str, files))
@@ -52,6 +52,8 @@ def run_search(job: Job, after: TaskSettings, folder: Path, *, resume: bool) -> 
         tokens_extracted=outcome.tokens_extracted,
         blocks_extracted=outcome.blocks_extracted,
         blocks_from_cache=outcome.blocks_from_cache,
+        extractors_lost=outcome.extractors_lost,
+        deaths=outcome.deaths,
     )
     if settings.search.target == "backbone":
         return SearchResult(chosen, chosen, summary)

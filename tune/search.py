@@ -72,7 +72,7 @@ MEMORY_SHARE = 0.25
 class SearchOutcome:
     """What a search leaves behind, beside Tune's folder.
 
-    A search over backbones has no stream of its own, and leaves the last four at 0.
+    A search over backbones has no stream of its own, and leaves all after `max_concurrent` empty.
 
     Attributes:
         seconds: The wall time.
@@ -81,6 +81,8 @@ class SearchOutcome:
         tokens_extracted: The tokens of the blocks that were extracted.
         blocks_extracted: The blocks that were extracted.
         blocks_from_cache: The blocks that were delivered from the cache.
+        extractors_lost: The extractors that died and were replaced.
+        deaths: The trainers and streams that died and were started again, one sentence each.
     """
 
     seconds: float
@@ -89,6 +91,8 @@ class SearchOutcome:
     tokens_extracted: int = 0
     blocks_extracted: int = 0
     blocks_from_cache: int = 0
+    extractors_lost: int = 0
+    deaths: tuple[str, ...] = ()
 
 
 def search_heads(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
@@ -147,6 +151,8 @@ def search_heads(job: Job, folder: Path, *, resume: bool) -> SearchOutcome:
         tokens_extracted=stream_actors.stats.tokens_extracted,
         blocks_extracted=stream_actors.stats.blocks_extracted,
         blocks_from_cache=stream_actors.stats.blocks_from_cache,
+        extractors_lost=stream_actors.stats.extractors_lost,
+        deaths=tuple(stream_actors.deaths),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertvision_stream.settings.search_space import Space, read_space
+from bertvision_stream.settings.tasks import TASKS, metric_title
 from bertvision_stream.utils.errors import ConfigError, SearchError
 from bertvision_stream.utils.files import read_json
 from tune.trial_results import FAILURE, SCORE
@@ -86,11 +87,13 @@ class Search:
         name: The name of the task; without the `config.json` of the run, the name of the folder.
         space: The space that was searched; empty without `config.json`.
         trials: The trials in the order of their numbers.
+        f1_class: The class that F1 is of, where that is known.
     """
 
     name: str
     space: Space
     trials: tuple[Trial, ...]
+    f1_class: str | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -103,20 +106,31 @@ class Search:
         columns = dict.fromkeys(name for trial in self.trials for name in trial.history.columns)
         return tuple(n for n in columns if n.startswith("validation") and n != "validation_loss")
 
+    @property
+    def score_parts(self) -> list[str]:
+        """What the score is the mean of, for people: the split and the title of each metric."""
+        parts = (metric.rpartition("_") for metric in self.metrics)
+        return [
+            f"{split.replace('_', ' ')} {metric_title(metric, self.f1_class)}"
+            for split, _, metric in parts
+        ]
 
-def read_search(path: str | Path) -> Search:
+
+def read_search(path: str | Path, f1_class: str | None = None) -> Search:
     """Read a search from the folder of its run, or from Tune's experiment folder in it.
 
     For a search that still runs it is what Tune has written so far, some ten seconds behind.
 
     Args:
         path: The folder.
+        f1_class: The class that F1 is of; None looks it up, which an unfinished search of a task of
+            the user's own does not tell.
 
     Raises:
         ConfigError: `path` does not hold one search.
     """
     folder = _experiment_folder(Path(path).expanduser())
-    config = _run_config(folder)
+    config = _run_file(folder, "config.json")
     analysis = _load(folder)
     epochs = {
         trial.trial_id: analysis.trial_dataframes[trial.trial_id].get("training_iteration", [])
@@ -130,6 +144,7 @@ def read_search(path: str | Path) -> Search:
         if searched.get("target") == "head":
             planned = int(config["train"]["epochs"])
         space = read_space(searched.get("space", {}))
+        f1_class = f1_class or _f1_class(folder, config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{folder}: the config.json of the run is damaged ({error!r})") from error
     trials = [
@@ -140,6 +155,7 @@ def read_search(path: str | Path) -> Search:
         name=config.get("task", folder.name),
         space=space,
         trials=tuple(trials),
+        f1_class=f1_class,
     )
 
 
@@ -184,12 +200,18 @@ def _experiment_folder(path: Path) -> Path:
     return folders.pop()
 
 
-def _run_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of the run that the experiment belongs to; empty if there is none."""
+def _run_file(folder: Path, name: str) -> dict[str, Any]:
+    """A json file of the run that the experiment belongs to; empty if there is none."""
     for place in (folder, *folder.resolve().parents[:2]):
-        if (place / "config.json").is_file():
-            return read_json(place / "config.json", "Restore that file to read the search.")
+        if (place / name).is_file():
+            return read_json(place / name, "Restore that file to read the search.")
     return {}
+
+
+def _f1_class(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """The class that F1 is of: a task of the user's own says so once its run is finished."""
+    task = TASKS.get(config.get("task", ""))
+    return task.f1_class if task else _run_file(folder, "metrics.json").get("f1_class")
 
 
 def _load(folder: Path) -> ExperimentAnalysis:

@@ -25,11 +25,14 @@ def load_task_data(settings: TaskSettings) -> TaskData:
         DataError: The data cannot be found, read or used; the message says where and why.
     """
     raw = _load_rows(settings)
+    places = [rows.places for rows in (raw.train, *raw.validation.values()) if rows.places]
+    # Rows that are held out are from the same file as those that are left.
+    of_files = dict.fromkeys(note for of_rows in places for note in of_rows.notes)
     data = TaskData(
         task=raw.task,
         train=Split.of(raw.task.train_split, raw.train, raw.task),
         validation=tuple(Split.of(name, rows, raw.task) for name, rows in raw.validation.items()),
-        notes=tuple(raw.notes),
+        notes=(*raw.notes, *of_files),
     )
     fraction = settings.data.train_fraction
     sample = take_fraction(data, fraction=fraction, seed=settings.seed)

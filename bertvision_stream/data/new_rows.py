@@ -46,15 +46,15 @@ class NewRows:
 
     Attributes:
         split: The texts with their labels; zeros stand for labels that are not there.
-        labelled: Whether there are labels.
+        labelled: Whether every row has a label.
         index: The number that GLUE gives each row, int64 [N].
-        note: A sentence for the user; empty where there is nothing to say.
+        notes: Sentences for the user.
     """
 
     split: Split
     labelled: bool
     index: np.ndarray
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_new_rows(task: Task, path: str | None) -> list[NewRows]:
@@ -126,12 +126,25 @@ def _read_questions(name: str, files: Sequence[Path], task: Task) -> NewRows:
 def _load_questions(task: Task) -> list[NewRows]:
     (name,) = task.validation_splits
     (dataset,) = load_from_hub(task, [name])
-    return [_questions(name, from_hub(task, name, dataset), labelled=True)]
+    questions = from_hub(task, name, dataset)
+    return [_questions(name, questions, len(questions))]
 
 
-def _questions(name: str, questions: Questions, labelled: bool) -> NewRows:
+def _questions(name: str, questions: Questions, num_labelled: int) -> NewRows:
     split = Split(name, questions.texts, questions.labels, questions)
-    return NewRows(split, labelled, index=np.arange(len(questions)))
+    labelled = num_labelled == len(questions)
+    notes = _some_labelled(num_labelled, len(questions), "gold answers")
+    return NewRows(split, labelled, index=np.arange(len(questions)), notes=notes)
+
+
+def _some_labelled(num_labelled: int, num_rows: int, what: str) -> tuple[str, ...]:
+    """A note where some rows have labels and others do not."""
+    if num_labelled in (0, num_rows):
+        return ()
+    return (
+        f"{num_labelled:,} of {num_rows:,} rows have {what}: there are predictions for all rows, "
+        f"and no scores, which need {what} in every row.",
+    )
 
 
 def _read_examples(name: str, files: Sequence[Path], task: Task) -> NewRows:
@@ -148,7 +161,7 @@ def _read_examples(name: str, files: Sequence[Path], task: Task) -> NewRows:
             parts.append(_rows(table, str(path), task, names))
     if not parts:
         raise DataError(f"{files[0]}: there are no rows")
-    return _joined(name, str(files[0].parent), parts, task)
+    return _joined(name, parts, task)
 
 
 def _load_examples(task: Task) -> list[NewRows]:
@@ -161,7 +174,7 @@ def _load_examples(task: Task) -> list[NewRows]:
         (dataset,) = load_from_hub(where, [split])
         source, names = hub_source(where, split), hub_class_names(task, dataset)
         rows = _rows(dataset.with_format("arrow")[:], source, task, names)
-        found.append(_joined(name, source, [rows], task))
+        found.append(_joined(name, [rows], task))
     return found
 
 
@@ -186,10 +199,12 @@ _SPANS = _Kind(
 class _Part:
     """The rows of one file.
 
-    `labels` and `index` are None where it has none; `by_id` says that labels are ids, not names.
+    `labels` is None where not all rows have one, `index` where there is none; `by_id` says that
+    labels are ids, not names.
     """
 
     texts: list[tuple[str, ...]]
+    num_labelled: int
     labels: np.ndarray | None
     index: np.ndarray | None
     by_id: bool
@@ -199,7 +214,8 @@ class _Part:
 def _rows(table: pa.Table, source: str, task: Task, names: Sequence[str] | None) -> _Part:
     texts = texts_of(table, source, task.text_columns)
     labels, by_id = None, False
-    if _has_labels(table, task):
+    num_labelled = _num_labelled(table, task)
+    if num_labelled == len(texts):
         rows = rows_from_table(table, source, task.text_columns, task.label_column, names)
         labels = encode_labels(rows, task)
         found = {str(label) for label in np.unique(rows.labels).tolist()}
@@ -207,34 +223,45 @@ def _rows(table: pa.Table, source: str, task: Task, names: Sequence[str] | None)
     index = None
     if _INDEX in table.column_names and str(table.schema.field(_INDEX).type).startswith("int"):
         index = table.column(_INDEX).to_numpy()
-    return _Part(texts, labels, index, by_id, Places.of_table(table, source))
+    return _Part(texts, num_labelled, labels, index, by_id, Places.of_table(table, source))
 
 
-def _has_labels(table: pa.Table, task: Task) -> bool:
-    """Whether there is any label; GLUE's test splits have -1 everywhere."""
+def _num_labelled(table: pa.Table, task: Task) -> int:
+    """How many rows have a label; GLUE's test splits have -1 everywhere."""
     if task.label_column not in table.column_names:
-        return False
-    values = table.column(task.label_column).unique().to_pylist()
+        return 0
+    labels = [
+        value
+        for value in table.column(task.label_column).to_pylist()
+        if str(value) in task.label_names or not _is_missing(value, task)
+    ]
     # stsb's -1 is a float there.
-    return any(
-        str(value) in task.label_names or not (is_no_label(value) or value == -1)
-        for value in values
-    )
+    is_sign = "-1" not in task.label_names and all(value == -1 for value in labels)
+    return 0 if is_sign else len(labels)
 
 
-def _joined(name: str, source: str, parts: Sequence[_Part], task: Task) -> NewRows:
+def _is_missing(value: object, task: Task) -> bool:
+    """Whether a value is no label: among numbers to predict, -1 is a number like the others."""
+    if task.kind == "regression":
+        return value is None or value != value
+    return is_no_label(value)
+
+
+def _joined(name: str, parts: Sequence[_Part], task: Task) -> NewRows:
     labels = [part.labels for part in parts if part.labels is not None]
-    if 0 < len(labels) < len(parts):
-        raise DataError(f"{source}: some files of the {name} split have labels and others do not")
+    labelled = len(labels) == len(parts)
+    num_labelled = sum(part.num_labelled for part in parts)
     texts = [text for part in parts for text in part.texts]
     order = np.arange(len(texts))
     numbers = [part.index for part in parts if part.index is not None]
     index = np.concatenate(numbers) if len(numbers) == len(parts) else order
-    all_labels = np.concatenate(labels) if labels else np.zeros(len(texts))
+    all_labels = np.concatenate(labels) if labelled else np.zeros(len(texts))
+    places = Places.join([part.places for part in parts])
+    ids = (ids_note(task),) if labelled and any(part.by_id for part in parts) else ()
     return NewRows(
-        Split(name, texts, all_labels, places=Places.join([part.places for part in parts])),
-        labelled=bool(labels),
+        Split(name, texts, all_labels, places=places),
+        labelled=labelled,
         # The numbers of a mere selection of GLUE's rows are no index into them: count anew.
         index=index if np.array_equal(np.sort(index), order) else order,
-        note=ids_note(task) if any(part.by_id for part in parts) else "",
+        notes=(*ids, *places.notes, *_some_labelled(num_labelled, len(texts), "labels")),
     )

@@ -170,12 +170,12 @@ def _read(files: Sequence[Path]) -> Questions:
     return questions_from_rows(rows, source_of(files))
 
 
-def read_new_questions(files: Sequence[Path]) -> tuple[Questions, bool]:
+def read_new_questions(files: Sequence[Path]) -> tuple[Questions, int]:
     """Reads questions that are to be answered, with or without gold answers.
 
     Returns:
-        The questions, and whether there are gold answers: a column `answers` that is not null
-        everywhere. Without it no question has an answer.
+        The questions, and how many have gold answers: a column `answers` that is not null. Where
+        not all have them, the gold answers of all are left out.
 
     Raises:
         DataError: A file cannot be read, or holds rows that cannot be used; the message says
@@ -188,10 +188,10 @@ def read_new_questions(files: Sequence[Path]) -> tuple[Questions, bool]:
         if has_answers and path.suffix == ".csv":
             raise _no_lists(path)
         rows += _rows(table if has_answers else _without_answers(table), str(path))
-    labelled = any(row["answers"] is not None for row in rows)
-    if not labelled:
+    num_labelled = sum(row["answers"] is not None for row in rows)
+    if num_labelled < len(rows):
         rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
-    return questions_from_rows(rows, source_of(files)), labelled
+    return questions_from_rows(rows, source_of(files)), num_labelled
 
 
 def _without_answers(table: pa.Table) -> pa.Table:

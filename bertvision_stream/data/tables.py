@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertvision_stream.data.places import with_places
+import numpy as np
+
+from bertvision_stream.data.places import Places, with_places
 from bertvision_stream.data.split_files import listing
 from bertvision_stream.data.text_files import read_csv, read_text
 from bertvision_stream.utils.errors import DataError
@@ -63,11 +65,12 @@ def read_table(
             present = file.schema_arrow.names
             require_columns(present, columns, str(path))
             columns += [name for name in optional_columns if name in present]
-            return with_places(file.read(columns=list(dict.fromkeys(columns))), None)
+            table = _plain(file.read(columns=list(dict.fromkeys(columns))))
+            return with_places(table, None)
         if path.suffix == ".csv":
-            table, lines = read_csv(path, text_columns)
+            table, lines, empty_lines = read_csv(path, text_columns)
             require_columns(table.column_names, columns, str(path))
-            return with_places(table, lines)
+            return with_places(table, lines, empty_lines)
         return _read_jsonl(path, columns, optional_columns)
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         cause = str(error).splitlines()[0]
@@ -94,14 +97,49 @@ def read_columns(path: Path) -> list[str]:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
 
 
+def _plain(table: pa.Table) -> pa.Table:
+    """A table of a parquet file, its categories as their values; checks that texts are in UTF-8.
+
+    Raises:
+        ValueError: Some are not, which parquet does not see to.
+    """
+    import pyarrow as pa
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            is_bad = np.array([_is_no_utf8(value) for value in column])
+            if not is_bad.any():
+                raise
+            raise ValueError(
+                f"column '{name}' is not in UTF-8 in {Places.of('', len(column)).describe(is_bad)}"
+            ) from None
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(fields, table.schema.metadata))
+
+
+def _is_no_utf8(value: pa.Scalar) -> bool:
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
 def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> pa.Table:
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
+    empty_lines: list[int] = []
     lines = io.StringIO(read_text(path), newline=None)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
+            empty_lines.append(number)
             continue
         try:
             row = json.loads(line)
@@ -117,7 +155,7 @@ def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> 
     require_columns(present, columns, str(path))
     wanted = dict.fromkeys([*columns, *(name for name in optional if name in present)])
     arrays = {name: _to_arrow([row.get(name) for row in rows], name, numbers) for name in wanted}
-    return with_places(pa.table(arrays), numbers)
+    return with_places(pa.table(arrays), numbers, empty_lines)
 
 
 def _to_arrow(values: list[Any], name: str, lines: Sequence[int]) -> pa.Array:

@@ -56,13 +56,16 @@ def read_text(path: Path) -> str:
     )
 
 
-def read_csv(path: Path, strings: Collection[str]) -> tuple[pa.Table, list[int]]:
-    """Reads all columns of a csv file, and the line on which each row begins, counted from 1.
+def read_csv(path: Path, strings: Collection[str]) -> tuple[pa.Table, list[int], list[int]]:
+    """Reads all columns of a csv file.
 
     Args:
         path: The file; its first record names the columns.
         strings: The columns that are read as text, whatever their values look like. The types of
             the others follow from their values.
+
+    Returns:
+        The rows, the line on which each begins, and the empty lines; lines are counted from 1.
 
     Raises:
         ValueError: The file is no csv in UTF-8, or its records are not one row each.
@@ -70,28 +73,28 @@ def read_csv(path: Path, strings: Collection[str]) -> tuple[pa.Table, list[int]]
     """
     import pyarrow as pa
 
-    lines = _lines_of_records(read_text(path))
+    lines, empty_lines = _lines_of_records(read_text(path))
     table = _read_arrow(path, column_types={name: pa.string() for name in strings})
     if table.num_rows != len(lines):
         raise ValueError(
             f"it has {len(lines):,} records, of which pyarrow makes {table.num_rows:,} rows. "
             f"{_QUOTE_ADVICE}"
         )
-    return table, lines
+    return table, lines, empty_lines
 
 
-def _lines_of_records(text: str) -> list[int]:
-    """The first line of each record after the header of a csv file; checks each of them."""
+def _lines_of_records(text: str) -> tuple[list[int], list[int]]:
+    """The first line of each record after the header, and empty lines; checks the records."""
     # Python refuses values of more than 131,072 characters unless told otherwise.
     limit = csv.field_size_limit()
     csv.field_size_limit(max(limit, len(text)))
     try:
-        lines, suspects = _check_records(text)
+        lines, empty_lines, suspects = _check_records(text)
         if suspects:
             _check_for_rows_in_values(text, suspects)
     finally:
         csv.field_size_limit(limit)
-    return lines
+    return lines, empty_lines
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,11 @@ class _Suspect:
     values: list[str]
 
 
-def _check_records(text: str) -> tuple[list[int], list[_Suspect]]:
+def _check_records(text: str) -> tuple[list[int], list[int], list[_Suspect]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    first_line, num_values, empty_line = 1, 0, 0
+    first_line, num_values = 1, 0
     lines = []
+    empty_lines: list[int] = []
     suspects = []
     try:
         for record in reader:
@@ -123,16 +127,16 @@ def _check_records(text: str) -> tuple[list[int], list[_Suspect]]:
                         f"line {first_line} has {len(record)} value{'s'[: len(record) != 1]}, and "
                         f"the header names {num_values}. {_QUOTE_ADVICE}"
                     )
-                if empty_line:
+                if empty_lines and num_values == 1:
                     raise ValueError(
-                        f"line {empty_line} is empty, which may be a row or none in a file of one "
-                        'column. Write "" for an empty text, or remove the line'
+                        f"line {empty_lines[0]} is empty, which may be a row or none in a file of "
+                        'one column. Write "" for an empty text, or remove the line'
                     )
                 lines.append(first_line)
                 if reader.line_num > first_line and num_values > 1:
                     suspects += _suspects(first_line, record)
-            elif num_values == 1:
-                empty_line = empty_line or first_line
+            elif lines:
+                empty_lines.append(first_line)
             first_line = reader.line_num + 1
     except csv.Error as error:
         last_line = reader.line_num
@@ -146,7 +150,7 @@ def _check_records(text: str) -> tuple[list[int], list[_Suspect]]:
         else:
             what = f"line {first_line}: text follows a closing quotation mark"
         raise ValueError(f"{what}. {_QUOTE_ADVICE}") from error
-    return lines[1:], suspects
+    return lines[1:], empty_lines, suspects
 
 
 def _suspects(line: int, record: list[str]) -> list[_Suspect]:

@@ -26,11 +26,12 @@ from transformers.utils import logging as transformers_logging
 
 from bertvision_stream.heads.shape import hidden_shape
 from bertvision_stream.models.last_layers import cast_encoder, compute_in_fp32
-from bertvision_stream.models.sources import explained
-from bertvision_stream.utils.devices import attention_of_any_shape
+from bertvision_stream.models.sources import check_sizes, explained
+from bertvision_stream.utils.devices import attention_of_any_shape, memory_bytes
 from bertvision_stream.utils.errors import BackboneError
 from bertvision_stream.utils.hashing import hash_contents
 from bertvision_stream.utils.hub import hub_reachable
+from bertvision_stream.utils.units import format_bytes
 
 # Padded tokens of one forward pass. A CPU is fastest while activations stay in its caches; a GPU
 # wants more.
@@ -43,8 +44,6 @@ MAX_PADDING = 0.04
 # Padding allowed in one. A GPU is told of each operation by a CPU, which takes as long for a few
 # tokens as for thousands: fewer passes with more padding are faster there.
 MAX_PADDING_ON = {"cpu": MAX_PADDING, "cuda": 1.0}
-
-_ABSURD = 10_000_000  # no encoder has so many layers, or so many words
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -64,14 +63,16 @@ def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
         BackboneError: It cannot be read, or is not that of an encoder of the BERT family.
     """
     with quiet(), explained(f"backbone={source}"):
-        config = AutoConfig.from_pretrained(source, **_hub_options(source, revision))
+        options = _hub_options(source, revision)
+        check_sizes(PreTrainedConfig.get_config_dict(source, **options)[0], f"backbone={source}")
+        config = AutoConfig.from_pretrained(source, **options)
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise BackboneError(
             f"backbone={source} is a `{config.model_type}` model, not an encoder of the BERT "
             f"family (bert, roberta, distilbert, electra, ...)"
         )
     for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
-        if not 0 < getattr(config, name) < _ABSURD:
+        if not getattr(config, name) > 0:
             raise BackboneError(
                 f"backbone={source}: {name}={getattr(config, name)} in its config.json makes no "
                 f"sense"
@@ -106,7 +107,13 @@ def load_classifier(
     Raises:
         BackboneError: The source cannot be loaded, or its weights do not fit its configuration.
     """
-    load_config(source, revision)
+    config = load_config(source, revision)
+    needed, memory = weight_bytes(config, per_token=per_token), memory_bytes()
+    if needed > memory:
+        raise BackboneError(
+            f"backbone={source}: by its config.json the weights take {format_bytes(needed)}, and "
+            f"this machine has {format_bytes(memory)} of memory"
+        )
     labels: dict[str, Any] = {"id2label": dict(enumerate(label_names))} if label_names else {}
     if label_names:
         labels["label2id"] = {label: i for i, label in enumerate(label_names)}

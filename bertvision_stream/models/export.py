@@ -55,6 +55,7 @@ def export_model(
         weights |= {f"backbone.{name}": array for name, array in backbone.weights.arrays.items()}
     elif backbone.folder is None:
         config.backbone_revision = settings.backbone.revision
+    config.weights_fingerprint = fingerprint(weights)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = settings.data.max_length
     with replacing_folder(folder) as beside:

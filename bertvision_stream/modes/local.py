@@ -32,7 +32,7 @@ from bertvision_stream.training.head_training import HeadTraining, make_training
 from bertvision_stream.training.objectives.factory import make_objective
 from bertvision_stream.training.outcome import StreamOutcome, StreamState, epoch_lines
 from bertvision_stream.training.records import EpochRecord
-from bertvision_stream.utils.devices import pick_dtype
+from bertvision_stream.utils.devices import memory_bytes, pick_dtype
 from bertvision_stream.utils.log import log
 
 # The share of a machine's memory that Ray gives to its object store. This engine counts with the
@@ -48,7 +48,7 @@ class LocalEngine:
 
     def resources(self) -> ClusterResources:
         """The cores and the memory of this machine, and a GPU if it has any."""
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = memory_bytes()
         return ClusterResources(
             num_cpus=os.cpu_count() or 1,
             num_gpus=int(self._device.type == "cuda"),
@@ -99,7 +99,7 @@ class LocalEngine:
             seconds, epoch_start = time.perf_counter() - epoch_start, time.perf_counter()
             state = state.after_epoch(blocks.stats, seconds, active=bool(training.active))
             on_epoch(state.saved_in(training.checkpoint()))
-            for line in epoch_lines(records.items(), job.plan.num_epochs):
+            for line in epoch_lines(records.items(), job.task, job.plan.num_epochs):
                 log.info("%s", line)
         extractor_info, trainer_info = self._infos(job, training)
         return StreamOutcome(

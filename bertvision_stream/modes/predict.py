@@ -111,8 +111,8 @@ def predict(prediction: Prediction, folder: Path, *, source: str) -> dict[str, s
         store, scores = scored.store, scored.predictor_scores
         path = write_predictions(folder, task, split, store, scores, labelled=rows.labelled)
         log.info("%s: %s: %s", name, store.describe(run.settings.data.max_length), path)
-        if rows.note:
-            log.info("note: %s", rows.note)
+        for note in rows.notes:
+            log.info("note: %s", note)
         if rows.labelled:
             splits.append(SplitResult.of(split, scores, scorer.objective, store))
             for note in cautions_on_split(task, split, splits[-1], scores):

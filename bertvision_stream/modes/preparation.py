@@ -53,6 +53,7 @@ def plan_job(
     placement: Placement,
     *,
     block_tokens: int | None = None,
+    epochs_done: int = 0,
 ) -> PlannedJob:
     """Decide on the blocks and the budget, in `mode=plan` and in every run alike.
 
@@ -61,6 +62,7 @@ def plan_job(
         cluster: The resources to run on.
         placement: The number of actors, and what each of them gets of the resources.
         block_tokens: The most tokens of a block, in a run that is resumed; None decides on it.
+        epochs_done: The epochs that the run which is resumed has finished.
 
     Raises:
         ConfigError: The settings and the memory of the cluster do not fit together.
@@ -90,6 +92,7 @@ def plan_job(
         # With the same order in every epoch, a head that joins a search late is given the blocks as
         # it would have been given them from the start.
         same_order=settings.mode == "search",
+        epochs_done=epochs_done,
     )
     return PlannedJob(
         **vars(tokenized),
@@ -126,9 +129,15 @@ def prepare_job(
     settings = inputs.settings
     tokenized = tokenize_task(inputs)
     cluster = engine.resources()
-    block_tokens = checkpoint.facts["run"]["block_tokens"] if checkpoint else None
     placement = plan_placement(cluster, settings)
-    planned = plan_job(tokenized, cluster, placement, block_tokens=block_tokens)
+    then = checkpoint.facts if checkpoint else {}
+    planned = plan_job(
+        tokenized,
+        cluster,
+        placement,
+        block_tokens=then["run"]["block_tokens"] if then else None,
+        epochs_done=then["epoch"] if then else 0,
+    )
     reuse = settings.finetune.reuse or reuse or checkpoint is not None
     backbone = prepare_backbone(_leave_finetuning_to_trials(planned), engine.fine_tune, reuse=reuse)
     return Job(**vars(planned), backbone=backbone)

@@ -217,4 +217,6 @@ def _stream_use(job: Job, outcome: StreamOutcome) -> StreamUse:
         blocks_from_cache=outcome.stats.blocks_from_cache,
         finetune_seconds=job.backbone.seconds,
         stream_seconds=outcome.seconds,
+        extractors_lost=outcome.stats.extractors_lost,
+        deaths=list(outcome.deaths),
     )

@@ -78,8 +78,7 @@ def finetune_task(inputs: TaskInputs, folder: RunFolder, engine: Engine) -> None
     checkpoint = _checkpoint_of(inputs, folder)
     job = prepare_job(inputs, engine, checkpoint=checkpoint)
     for split, scores in job.backbone.scores.items():
-        listed = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
-        log.info("BERT on %s: %s", split, listed)
+        log.info("BERT on %s: %s", split, job.task.listed(scores))
 
 
 def train_task(

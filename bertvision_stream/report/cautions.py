@@ -58,7 +58,7 @@ def _other_spread(
         else:
             continue
         metrics = result.by_predictor()[name]
-        listed = ", ".join(f"{metric} {metrics[metric]:.4f}" for metric in task.metrics)
+        listed = task.listed({metric: metrics[metric] for metric in task.metrics})
         ends = f"{np.min(values):.7g} to {np.max(values):.7g}"
         found.setdefault(what, []).append(f"{PREDICTORS[name]} {span:.4g} ({ends}; {listed})")
     for what, spans in found.items():

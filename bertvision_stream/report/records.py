@@ -178,6 +178,8 @@ class SearchSummary:
             together.
         blocks_extracted: The number of blocks that the stream made.
         blocks_from_cache: The number of blocks that it delivered without making them again.
+        extractors_lost: The number of its extractors that died and were replaced.
+        deaths: The trainers and streams that died and were started again, one sentence each.
     """
 
     target: str
@@ -193,6 +195,8 @@ class SearchSummary:
     tokens_extracted: int
     blocks_extracted: int
     blocks_from_cache: int
+    extractors_lost: int = 0
+    deaths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +290,21 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
         "notes": list(report.notes),
         **({"search": asdict(report.search)} if report.search else {}),
     }
+
+
+def death_notes(extractors_lost: int, deaths: Iterable[str]) -> list[str]:
+    """Sentences for people about the actors of streams that died and were replaced.
+
+    Args:
+        extractors_lost: The number of extractors.
+        deaths: A sentence for each of the others.
+    """
+    notes = [f"{death}; it was started again" for death in deaths]
+    if extractors_lost:
+        one = extractors_lost == 1
+        died = "1 extractor died and was" if one else f"{extractors_lost} extractors died and were"
+        notes.insert(0, f"{died} replaced; the blocks that they worked on were made again")
+    return notes
 
 
 def f1_json(task: Task) -> dict[str, str]:

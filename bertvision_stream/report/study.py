@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertvision_stream.data.splits import TaskData
+from bertvision_stream.report.records import death_notes
 from bertvision_stream.report.tables import PREDICTORS, WIDTH, MeanStd, Table
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.training.metrics import main_score
@@ -70,6 +71,8 @@ class StreamUse:
         blocks_from_cache: The number of blocks that were delivered without making them again.
         finetune_seconds: The wall time of the fine-tuning; 0 where its result was found again.
         stream_seconds: The wall time of the epochs.
+        extractors_lost: The number of extractors that died and were replaced.
+        deaths: The trainers and streams that died and were started again, one sentence each.
     """
 
     finetune_epochs: float
@@ -81,6 +84,8 @@ class StreamUse:
     blocks_from_cache: int
     finetune_seconds: float
     stream_seconds: float
+    extractors_lost: int = 0
+    deaths: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -276,6 +281,10 @@ def _notes(study: Study) -> list[str]:
     notes.append(
         f"{heads} heads learned from {len(study.streams)} streams, one for each BERT: {tokens:,} "
         f"tokens extracted, as many as for one head on each"
+    )
+    notes += death_notes(
+        sum(stream.extractors_lost for stream in study.streams),
+        [death for stream in study.streams for death in stream.deaths],
     )
     notes += [f"failed: {failure}" for failure in study.failures]
     return notes

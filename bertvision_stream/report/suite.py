@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from bertvision_stream.report.tables import PREDICTORS, WIDTH, MeanStd, Table, mark_best
-from bertvision_stream.settings.tasks import GLUE_TASKS, TASKS
+from bertvision_stream.settings.tasks import GLUE_TASKS, TASKS, metric_title
 from bertvision_stream.training.metrics import main_score
 from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.files import read_json
@@ -284,12 +284,13 @@ def _table(entries: Sequence[Entry]) -> Table:
         of_task = [row for row in found if row.task == task]
         if not of_task:
             rows.append([task, "failed", *["-"] * len(PREDICTORS), *nothing])
+        f1_of = [e.metrics.get("f1_class") for e in _finished(entries, task) if e.metrics]
         for row in of_task:
             name = task + _SHORT_SPLITS.get(row.split, "")
             figure = published(row.task, row.split, row.metric)
             figures = [] if figure is None else zip(figure.bert, figure.head, strict=True)
             shown = [f"{score:.4f}" for pair in figures for score in pair] or nothing
-            rows.append([name, row.metric, *_cells(row.spreads), *shown])
+            rows.append([name, metric_title(row.metric, f1_of[0]), *_cells(row.spreads), *shown])
     if (name := _name_of_means(entries)) and (means := glue_means(entries)):
         rows.append([name, "", *_cells(means), *nothing])
     if like := published_means(found):

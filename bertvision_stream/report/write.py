@@ -25,6 +25,7 @@ from bertvision_stream.report.records import (
     SplitResult,
     StreamSummary,
     TrainSummary,
+    death_notes,
     metrics_json,
 )
 from bertvision_stream.report.text import render_markdown
@@ -229,10 +230,7 @@ def _notes(job: Job, outcome: StreamOutcome, search: SearchSummary | None) -> tu
         )
     if note := disk_note(outcome):
         notes.append(note)
-    if lost := outcome.stats.extractors_lost:
-        died = "1 extractor died and was" if lost == 1 else f"{lost} extractors died and were"
-        notes.append(f"{died} replaced; the blocks that they worked on were made again")
-    notes += [f"{death}; it was started again" for death in outcome.deaths]
+    notes += death_notes(outcome.stats.extractors_lost, outcome.deaths)
     notes.append(f"the backbone ran on {outcome.extractor}, the head on {outcome.trainer}")
     if search is not None:
         values = ", ".join(
@@ -242,6 +240,7 @@ def _notes(job: Job, outcome: StreamOutcome, search: SearchSummary | None) -> tu
             f"settings found by a search of {search.trials} trials in "
             f"{format_seconds(search.seconds)} on {search.examples:,} training examples: {values}"
         )
+        notes += [f"search: {n}" for n in death_notes(search.extractors_lost, search.deaths)]
     return tuple(notes)
 
 

@@ -5,10 +5,24 @@ This imports only the standard library, so that settings are checked before anyt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 TaskKind = Literal["classification", "regression", "span"]
+
+
+def metric_title(metric: str, f1_class: str | None) -> str:
+    """The name of a metric for people, in one short line: F1 says of which class it is.
+
+    Args:
+        metric: The name of the metric.
+        f1_class: The class that F1 is of, if it is of one.
+    """
+    if metric != "f1" or f1_class is None:
+        return metric
+    name = " ".join(f1_class.split())
+    return f"{metric} ({name if len(name) <= 12 else name[:11] + '…'})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +83,12 @@ class Task:
         return self.label_names[1] if "f1" in self.metrics and self.label_names else None
 
     def metric_title(self, metric: str) -> str:
-        """The name of a metric for people, in one short line: F1 says of which class it is."""
-        if metric != "f1" or self.f1_class is None:
-            return metric
-        name = " ".join(self.f1_class.split())
-        return f"{metric} ({name if len(name) <= 12 else name[:11] + '…'})"
+        """The name of a metric for people: `metric_title` with the task's own class of F1."""
+        return metric_title(metric, self.f1_class)
+
+    def listed(self, scores: Mapping[str, float]) -> str:
+        """Scores for people, in one line: the title of each metric and its value."""
+        return ", ".join(f"{self.metric_title(name)} {value:.4f}" for name, value in scores.items())
 
     def default_stride(self, max_length: int) -> int | None:
         """The `data.stride` of windows of `max_length` tokens; None for a task without windows."""

@@ -185,6 +185,7 @@ def plan_stream(
     num_nodes: int,
     store_bytes: int,
     same_order: bool = False,
+    epochs_done: int = 0,
 ) -> StreamPlan:
     """Plan a stream: its blocks, their order and the limits.
 
@@ -196,6 +197,7 @@ def plan_stream(
         num_nodes: The number of nodes of the cluster.
         store_bytes: The room for blocks in the object stores of all nodes together.
         same_order: Whether every epoch has the order of the first.
+        epochs_done: The epochs that an interrupted run has finished, which is resumed.
 
     Raises:
         ConfigError: The budget or the object store is too small.
@@ -207,7 +209,7 @@ def plan_stream(
     }
     validation = tuple(corpus.validation_keys)
     stream = settings.stream
-    if settings.train.epochs == 1 and settings.mode != "search":
+    if settings.train.epochs - epochs_done <= 1 and settings.mode != "search":
         stream = stream.model_copy(update={"cache": 0})  # no later epoch would read it
     return StreamPlan(
         seed=corpus.seed,

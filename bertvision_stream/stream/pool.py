@@ -101,6 +101,11 @@ class ExtractorPool(Generic[Extractor]):
         """The number of extractors that are alive."""
         return len(self._node_of)
 
+    @property
+    def idle(self) -> list[Extractor]:
+        """The extractors that have no block to make."""
+        return [extractor for extractor, n in Counter(self._idle).items() if n == self._calls]
+
     def add(self, extractor: Extractor, node: str, *, limit: int) -> None:
         """An extractor is ready, on a node that may hold `limit` bytes of blocks."""
         self._nodes.setdefault(node, Node(limit, cache_limit=limit - 2 * self._largest_bytes))
@@ -177,8 +182,7 @@ class ExtractorPool(Generic[Extractor]):
 
     def _match(self) -> None:
         self._hand_out()
-        free_calls = Counter(self._idle)
-        self._idleness.set(sum(count == self._calls for count in free_calls.values()))
+        self._idleness.set(len(self.idle))
 
     def _hand_out(self) -> None:
         while self._waiting and self._idle:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from bertvision_stream.settings.tasks import Task
 from bertvision_stream.stream.budget import Budget
 from bertvision_stream.stream.stats import DeviceInfo, StoreStats, StreamStats
 from bertvision_stream.training.checkpoint import Checkpoint
@@ -90,12 +91,13 @@ class StreamState:
 
 
 def epoch_lines(
-    records: Iterable[tuple[str, EpochRecord | None]], num_epochs: int
+    records: Iterable[tuple[str, EpochRecord | None]], task: Task, num_epochs: int
 ) -> Iterator[str]:
     """One line for people about each head that trained in an epoch.
 
     Args:
         records: The record of each head by its name; None for one that was stopped.
+        task: The task of the heads.
         num_epochs: The number of planned epochs.
     """
     records = list(records)
@@ -104,7 +106,7 @@ def epoch_lines(
             yield f"{name}: stopped"
             continue
         scores = ", ".join(
-            f"{split} {metric} {value:.4f}"
+            f"{split} {task.metric_title(metric)} {value:.4f}"
             for split, metrics in record.scores.items()
             for metric, value in metrics.items()
         )

@@ -1,6 +1,7 @@
 """What devices are good at."""
 
 import ctypes
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 
@@ -36,6 +37,11 @@ def attention_of_any_shape(device: torch.device) -> AbstractContextManager[None]
     return sdpa_kernel(
         [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     )
+
+
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def keep_freed_memory() -> None:

@@ -9,10 +9,12 @@ from random import Random
 
 import pytest
 import ray
-from simulated import NUM_EPOCHS, World
+from simulated import NUM_EPOCHS, NUM_EXTRACTORS, Trainer, World
 
+from actors.records import DeliveryReply
+from bertvision_stream.stream.blocks import BlockKey
 from bertvision_stream.stream.budget import max_blocks
-from bertvision_stream.stream.plan import BLOCKS_AT_ONCE
+from bertvision_stream.stream.plan import BLOCKS_AT_ONCE, Position
 
 FAULTS: dict[str, tuple[Callable[[World], None], ...]] = {
     "nothing": (),
@@ -63,6 +65,23 @@ def test_every_block_is_consumed_once_and_in_order_whatever_dies(
     world = simulate(monkeypatch, seed, faults, deaths=0.05, errors=0.02)
     assert world.stats.held_bytes == world.stats.cache_bytes
     assert world.stats.peak_bytes <= world.plan.budget.total_bytes
+
+
+def test_an_idle_extractor_that_dies_is_counted_and_replaced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(World, "_store", lambda self: 10**6)
+    world = World(0, num_nodes=1, num_trainers=1, share=1)  # everything is cached
+    monkeypatch.setattr(ray, "nodes", world.nodes)
+
+    def die_in_the_last_epoch(self: Trainer, position: Position, key: BlockKey) -> DeliveryReply:
+        if position == Position(NUM_EPOCHS - 1, 0):
+            world.extractors[1].die()
+        return consume(self, position, key)
+
+    consume = Trainer._consume
+    monkeypatch.setattr(Trainer, "_consume", die_in_the_last_epoch)
+    world.run([], deaths=0, errors=0)
+    assert world.stats.extractors_lost == 1
+    assert len(world.extractors) == NUM_EXTRACTORS + 1
 
 
 def test_blocks_that_are_there_are_handed_over_together(monkeypatch: pytest.MonkeyPatch):

@@ -423,3 +423,31 @@ def test_numbers_that_do_not_fit_float32(tmp_path: Path, value: float):
     write(tmp_path / "validation.parquet", [0.5])
     assert "does not fit float32, in 1 row (2" in error_of(tmp_path)
     assert str(path) in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([10, 9, 9], [1, 0, 0]), (["b", "a", "a"], [1, 0, 0]), ([0.5, 1.5, 1.5], [0.5, 1.5, 1.5])],
+)
+def test_categories_of_a_parquet_file_are_their_values(
+    tmp_path: Path, labels: list[Any], expected: list[float]
+):
+    columns = (pa.array(["x", "y", "x"]), pa.array(labels))
+    table = pa.table([column.dictionary_encode() for column in columns], names=["text", "y"])
+    for name in ("train", "dev"):
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    data = load(tmp_path)
+    assert data.train.texts == [("x",), ("y",), ("x",)]
+    assert data.train.labels.tolist() == expected
+
+
+@pytest.mark.parametrize("column", ["text", "y"])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_values_of_a_parquet_file_that_are_not_in_utf8(tmp_path: Path, column: str, encoded: bool):
+    raw = pa.array([b"a", b"\xe9", b"c"], pa.binary()).view(pa.string())
+    columns = {"text": ["x", "y", "z"], "y": ["a", "b", "b"]} | {column: raw}
+    if encoded:
+        columns[column] = raw.dictionary_encode()
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    expected = f"column '{column}' is not in UTF-8 in 1 row (2; the first row is 1)"
+    assert error_of(tmp_path / "a.parquet").endswith(expected)

@@ -91,8 +91,35 @@ def test_a_label_that_the_run_did_not_have(tmp_path: Path):
     path = write(tmp_path / "a.csv", title=["a", "b"], body=["d", "e"], stars=[1, 7])
     expected = "holds labels that custom does not have: 7 in 1 row (2 in line 3; "
     assert expected in error_of(STARS, path)
-    half = write(tmp_path / "half.parquet", sentence=["a", "b"], label=[1, None])
-    assert "label column 'label' is empty in 1 row (2" in error_of(COLA, half)
+    some = write(tmp_path / "some.csv", title=["a", "b"], body=["d", "e"], stars=[7, None])
+    assert not only(STARS, some).labelled
+
+
+@pytest.mark.parametrize("missing", [None, -1, "", "?"])
+def test_rows_of_which_only_some_have_labels_are_all_scored(tmp_path: Path, missing: Any):
+    task = custom_task(("neg", "pos"), ("title",), "y")
+    labels = ["pos", missing, "neg"] if missing != -1 else [1, -1, 0]
+    rows = only(task, write(tmp_path / "a.jsonl", title=["a", "b", "c"], y=labels))
+    assert (len(rows.split), rows.labelled) == (3, False)
+    assert rows.notes == (
+        "2 of 3 rows have labels: there are predictions for all rows, and no scores, which need "
+        "labels in every row.",
+    )
+
+
+def test_among_numbers_to_predict_minus_one_is_one(tmp_path: Path):
+    assert only(PRICE, write(tmp_path / "a.jsonl", title=["a", "b"], price=[-1, 2])).labelled
+    rows = only(PRICE, write(tmp_path / "b.csv", title=["a", "b", "c"], price=[None, 2.5, -1]))
+    assert not rows.labelled
+    assert rows.notes[0].startswith("2 of 3 rows have labels")
+
+
+def test_questions_of_which_only_some_have_answers(tmp_path: Path):
+    gold = {"text": ["b"], "answer_start": [2]}
+    more = {"question": ["?", "?"], "context": ["a b", "a b"], "answers": [gold, None]}
+    rows = only(TASKS["squad_v2"], write(tmp_path / "a.jsonl", id=["x", "y"], **more))
+    assert not rows.labelled
+    assert rows.notes[0].startswith("1 of 2 rows have gold answers")
 
 
 def test_test_splits_of_a_folder_laid_out_like_the_hubs(tmp_path: Path):
@@ -117,7 +144,9 @@ def test_shards_are_one_split(tmp_path: Path):
     assert rows.split.labels.tolist() == [0, 1, 0, 1]
     assert rows.index.tolist() == [0, 1, 2, 3]
     write(tmp_path / "test-00001-of-00002.parquet", sentence=["c"])
-    assert "some files of the test split have labels and others do not" in error_of(COLA, tmp_path)
+    rows = only(COLA, tmp_path)
+    assert (len(rows.split), rows.labelled) == (3, False)
+    assert rows.notes[0].startswith("2 of 3 rows have labels")
 
 
 @pytest.mark.parametrize(
@@ -206,12 +235,12 @@ def test_ids_that_a_message_offers_are_taken_and_noted(tmp_path: Path, labels: l
     rows = only(task, write(tmp_path / "a.jsonl", title=["a", "b"], y=labels))
     assert rows.split.labels.tolist() == [1, 0]
     ids = "Labels of custom are numbers without names: taken by their order, 0 is neg, 1 is pos."
-    assert rows.note == ("" if labels[0] == "pos" else ids)
+    assert rows.notes == (() if labels[0] == "pos" else (ids,))
 
 
 def test_a_number_that_is_a_name_is_no_id(tmp_path: Path):
     rows = only(STARS, write(tmp_path / "a.jsonl", title=["a"], body=["b"], stars=["10"]))
-    assert (rows.split.labels.tolist(), rows.note) == ([2], "")
+    assert (rows.split.labels.tolist(), rows.notes) == ([2], ())
     bad = write(tmp_path / "b.jsonl", title=["a"], body=["b"], stars=[0])
     assert error_of(STARS, bad).endswith("0 in 1 row (1; the first row is 1); allowed: 1, 2, 10")
 

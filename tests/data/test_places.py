@@ -64,6 +64,28 @@ def test_held_out_and_drawn_rows_are_found_again_in_their_files(tmp_path: Path):
     assert set(one.places.one(0)) == {"row", "line"}
 
 
+def test_empty_lines_between_rows_are_noted_once(tmp_path: Path):
+    numbers = range(20)
+    contents = {
+        "a.csv": "text,y\n" + "\n".join(f"t{i},{i % 2}" for i in numbers),
+        "a.jsonl": "\n".join(f'{{"text": "t{i}", "y": {i % 2}}}' for i in numbers),
+    }
+    for name, content in contents.items():
+        lines = content.split("\n")
+        (tmp_path / name).write_text(
+            "\n".join([*lines[:4], "", *lines[4:6], "", *lines[6:], "", ""])
+        )
+        expected = (
+            f"{tmp_path / name}: 2 empty lines between rows (5, 8) are no rows; predictions name "
+            "the line of each row."
+        )
+        assert [note for note in load(tmp_path / name).notes if "empty" in note] == [expected]
+        (rows,) = read_new_rows(custom_task(("0", "1"), ("text",), "y"), str(tmp_path / name))
+        assert rows.notes == (expected,)
+        (tmp_path / name).write_text("\n".join([*lines, "", ""]))
+        assert not [note for note in load(tmp_path / name).notes if "empty" in note]
+
+
 def test_rows_of_lines_and_of_parquet_have_no_line(tmp_path: Path):
     task = custom_task(("0", "1"), ("text",), "y")
     table = pa.table({"text": ["a", "b"], "y": [0, 1]})

@@ -41,6 +41,7 @@ from bertvision_stream.models.backbone import (
     set_output_bias,
 )
 from bertvision_stream.models.extract import BlockExtractor, validation_logits
+from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.settings.types import Codec
 from bertvision_stream.stream.blocks import TRAIN, BlockFormat
@@ -324,6 +325,36 @@ def test_weights_of_another_shape(tmp_path: Path):
         f"backbone={tmp_path}: the weights do not fit its configuration; 1 of the encoder's are "
         "missing or of another shape, first bert.embeddings.word_embeddings.weight"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_labels", 1e30),
+        ("num_labels", 10**9),
+        ("num_hidden_layers", 10**6),
+        ("vocab_size", 10**12),
+        ("hidden_size", 1e300),
+        ("intermediate_size", 10**15),
+        ("max_position_embeddings", 10**10),
+        ("type_vocab_size", 10**10),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused_before_memory_ends(
+    tmp_path: Path, name: str, value: float
+):
+    save_model(tmp_path)
+    set_config(tmp_path, **{name: value})
+    said = f"backbone={tmp_path}: {name}={value:g} in its config.json makes no sense: no encoder"
+    assert loading_error(tmp_path).startswith(said)
+    with pytest.raises(BackboneError, match=f"^the backbone of the model: {name}="):
+        AdapterPoolerConfig(backbone_config={"model_type": "bert", name: value})
+
+
+def test_sizes_whose_product_makes_no_sense(tmp_path: Path):
+    save_model(tmp_path)
+    set_config(tmp_path, vocab_size=9_000_000, hidden_size=8_000_000)
+    assert " of memory" in loading_error(tmp_path)
 
 
 def test_weights_that_are_only_the_pointer_to_a_large_file(tmp_path: Path):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny import MAX_LENGTH, MODEL_TYPES, VOCAB_SIZE, one_thread  # noqa: F401
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.models.head_model import AdapterPoolerForSequenceClassification
 from bertvision_stream.models.last_layers import last_layers
 from bertvision_stream.utils.errors import BackboneError
@@ -100,6 +101,12 @@ def test_every_family_of_encoders_referred_to_or_inside(
     exported = export_tiny(tmp_path, f"export.backbone={backbone}", model_type=model_type)
     if backbone == "inside":
         shutil.rmtree(exported.backbone_folder)
+        path = exported.folder / "model.safetensors"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(BackboneError, match=r"model\.safetensors is damaged: its weights"):
+            load(exported.folder)
+        path.write_bytes(whole)
     names = {path.name for path in exported.folder.iterdir()}
     assert names == {
         "README.md",
@@ -315,6 +322,9 @@ def test_lacking_weights_are_noticed(tmp_path: Path):
     weights = load_file(file)
     del weights["head.output.bias"]
     save_file(weights, file, metadata={"format": "pt"})
+    config = AdapterPoolerConfig.from_pretrained(exported.folder)
+    config.weights_fingerprint = None  # as in models of earlier versions
+    config.save_pretrained(exported.folder)
     with pytest.raises(BackboneError, match=r"1 are missing .* first head\.output\.bias"):
         load(exported.folder)
 

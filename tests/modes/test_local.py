@@ -52,7 +52,7 @@ PART = "200KiB"  # of some 550 KiB that an epoch delivers
 WEIGHTS = BackboneWeights.of(tiny_classifier())
 
 
-def job_with(cache: str, *, epochs: int = 3) -> Job:
+def job_with(cache: str, *, epochs: int = 3, done: int = 0) -> Job:
     keys = ("backbone.dtype=fp32", "train.lr=1e-2", f"train.epochs={epochs}")
     settings = task_settings("cola", *keys, f"stream.cache={cache}")
     stores = {}
@@ -67,6 +67,7 @@ def job_with(cache: str, *, epochs: int = 3) -> Job:
         num_extractors=1,
         num_nodes=1,
         store_bytes=2**28,
+        epochs_done=done,
     )
     placement = Placement(1, 1, 0, 1, 0, 1)
     return make_job(settings, TASK, corpus, WEIGHTS, SHAPE, plan=plan, placement=placement)
@@ -90,6 +91,8 @@ def test_nothing_is_kept_for_epochs_that_do_not_come() -> None:
     """One epoch reads every block once, whatever the cache may take."""
     assert all(not job_with(cache, epochs=1).plan.budget.pinned for cache in (PART, "auto"))
     assert all(job_with(cache, epochs=2).plan.budget.pinned for cache in (PART, "auto"))
+    for done, is_kept in enumerate((True, True, False, False)):  # of a run that is resumed
+        assert bool(job_with("auto", done=done).plan.budget.pinned) == is_kept
     one, two = (job_with("auto", epochs=epochs).plan.budget for epochs in (1, 2))
     assert one.total_bytes < two.total_bytes
 
@@ -122,7 +125,8 @@ def test_a_run_resumes_from_any_epoch() -> None:
     whole = engine.run(job, heads, on_epoch=states.append)
     assert len(states) == 3
     for done, state in enumerate(states, start=1):
-        resumed = engine.run(job, heads, checkpoint=Checkpoint.from_bytes(state.to_bytes()))
+        rest, state = job_with(PART, done=done), Checkpoint.from_bytes(state.to_bytes())
+        resumed = engine.run(rest, heads, checkpoint=state)
         assert_same(resumed.heads["head"], whole.heads["head"])
         assert len(resumed.epoch_seconds) == 3
         assert resumed.epoch_seconds[:done] == whole.epoch_seconds[:done]

@@ -301,6 +301,20 @@ def test_a_model_whose_weights_are_damaged(finished: Exported, content: bytes):
     assert said.startswith("the model outputs/custom/one/model cannot be loaded: ")
 
 
+def test_a_bit_of_the_head_that_has_flipped(finished: Exported):
+    path = finished.folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    said = error_of("run=outputs/custom/one", "data.path=rows.csv", "run_name=p")
+    assert said.startswith(f"{path.resolve().relative_to(Path.cwd())} is damaged: its weights are")
+    config = finished.folder / "config.json"
+    earlier = json.loads(config.read_text())
+    del earlier["weights_fingerprint"]
+    config.write_text(json.dumps(earlier))
+    predict("run=outputs/custom/one", "data.path=rows.csv", "run_name=q")
+
+
 def test_a_run_whose_settings_are_damaged(finished: Exported):
     path = Path("outputs/custom/one/config.json")
     content = json.loads(path.read_text())

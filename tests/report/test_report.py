@@ -27,9 +27,12 @@ from bertvision_stream.report.records import (
     metrics_json,
 )
 from bertvision_stream.report.study import score_name
+from bertvision_stream.report.suite import Entry, render_suite, render_suite_markdown
 from bertvision_stream.report.text import render_markdown, render_predictions, render_table
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.training.objectives.base import PredictorScores
+from bertvision_stream.training.outcome import epoch_lines
+from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.errors import OutputError
 from bertvision_stream.utils.files import write_json, write_text
 from bertvision_stream.utils.units import format_bytes, format_count, format_seconds
@@ -144,6 +147,12 @@ def test_every_report_says_which_class_f1_is_of():
     card = render_card(report, backbone_source="the hub")
     assert "f1 (benign\\|<saf…)" in card
     assert score_name(report.task) == "mean of accuracy and f1 (benign|<saf…) and matthews"
+    epoch = EpochRecord(epoch=1, loss=1.0, validation_loss=1.0, scores={"validation": {"f1": 0.5}})
+    (line,) = epoch_lines([("head", epoch)], report.task, 2)
+    assert line.endswith("validation f1 (benign|<saf…) 0.5000")
+    entry = Entry("custom", 1, "outputs/custom/1", metrics_json(report))
+    assert "f1 (benign|<saf…)" in render_suite([entry])
+    assert "f1 (benign\\|<saf…)" in render_suite_markdown([entry], "the command")
 
 
 def test_nothing_names_a_class_where_no_f1_is_of_one(rte, mnli):

@@ -170,6 +170,15 @@ def test_scores_are_means_over_seeds_and_failures_are_told():
     assert "failed: head, 1 of the rows, 0 epochs of fine-tuning, seed 1: the loss became" in text
 
 
+def test_a_study_says_which_actors_of_its_streams_died():
+    study = make_study()
+    assert "died" not in render_study(study, TASK)
+    study.streams[0] = replace(study.streams[0], extractors_lost=2, deaths=["a head trainer died"])
+    shown = render_study(Study.from_json(study.to_json()), TASK)
+    assert "2 extractors died and were replaced" in shown
+    assert "a head trainer died; it was started again" in shown
+
+
 def test_the_table():
     text = render_study(make_study(), TASK)
     assert max(map(len, text.splitlines())) <= 100

@@ -229,6 +229,15 @@ def test_paths_without_a_search(tmp_path: Path, capsys, monkeypatch):
     assert "trials.csv" in capsys.readouterr().out
 
 
+def test_people_read_which_class_f1_is_of():
+    history = trial(1, 0.5).history.assign(validation_accuracy=0.4, validation_f1=0.6)
+    found = replace(search(replace(trial(1, 0.5), history=history)), f1_class="spam")
+    assert "score: the mean of validation accuracy, validation f1 (spam)\n" in render_trials(found)
+    (axes, _) = draw_learning_curves(found).axes
+    assert axes.get_ylabel() == "score (mean of\nvalidation accuracy,\nvalidation f1 (spam))"
+    assert "validation_f1" in trial_table(found).columns
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "plots").write_text("in the way")
     with pytest.raises(ConfigError, match="cannot be written: File exists"):
