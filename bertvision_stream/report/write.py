@@ -169,6 +169,7 @@ def _head_summary(job: Job, result: HeadResult) -> HeadSummary:
         kind=job.settings.head.kind,
         parameters=result.num_parameters,
         backbone_parameters=job.backbone.num_parameters,
+        layers=job.layers,
         mix_weights=tuple(mix.weights.softmax(0).tolist()) if mix else (),
         mix_gamma=mix.gamma.item() if mix else None,
         adapter_shares=result.adapter_shares,
@@ -233,6 +234,9 @@ def _notes(job: Job, outcome: StreamOutcome, search: SearchSummary | None) -> tu
         died = "1 extractor died and was" if lost == 1 else f"{lost} extractors died and were"
         notes.append(f"{died} replaced; the blocks that they worked on were made again")
     notes += [f"{death}; it was started again" for death in outcome.deaths]
+    if job.settings.extract.layers != "all":
+        layers = ", ".join(map(str, job.layers))
+        notes.append(f"the head reads the hidden states of layers {layers} alone (extract.layers)")
     notes.append(f"the backbone ran on {outcome.extractor}, the head on {outcome.trainer}")
     if search is not None:
         values = ", ".join(
