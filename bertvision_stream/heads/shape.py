@@ -68,10 +68,10 @@ def kept_layers(num_layers: int, layers: Literal["all"] | Layers) -> tuple[int, 
         return tuple(range(num_layers))
     last = num_layers - 1
     given = f"extract.layers=[{','.join(map(str, layers))}]"
-    allowed = f"this backbone has layers 0 (the embeddings) to {last}, or -{num_layers} to -1"
+    allowed = f"it has layers 0 (the embeddings) to {last}, or -{num_layers} to -1 from the end"
     if absent := [layer for layer in layers if not -num_layers <= layer <= last]:
-        raise ConfigError(f"{given}: there is no layer {absent[0]}; {allowed}, from the end")
+        raise ConfigError(f"{given}: this backbone has no layer {absent[0]}; {allowed}")
     numbers = sorted(layer % num_layers for layer in layers)
     if twice := [layer for layer in numbers if numbers.count(layer) > 1]:
-        raise ConfigError(f"{given}: layer {twice[0]} is given twice; {allowed}, from the end")
+        raise ConfigError(f"{given}: layer {twice[0]} of this backbone is given twice; {allowed}")
     return tuple(numbers)

@@ -26,17 +26,17 @@ def test_layers_are_kept_in_the_order_of_their_numbers(layers, kept):
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        ((0, 7), "extract.layers=[0,7]: there is no layer 7"),
-        ((-8,), "there is no layer -8"),
-        ((10**30,), "there is no layer 1000"),
-        ((0, 6, -1), "extract.layers=[0,6,-1]: layer 6 is given twice"),
+        ((0, 7), "extract.layers=[0,7]: this backbone has no layer 7"),
+        ((-8,), "this backbone has no layer -8"),
+        ((10**30,), "this backbone has no layer 1000"),
+        ((0, 6, -1), "extract.layers=[0,6,-1]: layer 6 of this backbone is given twice"),
     ],
 )
 def test_a_layer_that_the_backbone_lacks_or_has_once_is_refused_with_those_it_has(layers, said):
     with pytest.raises(ConfigError) as error:
         kept_layers(NUM_LAYERS, layers)
     assert said in str(error.value)
-    assert "this backbone has layers 0 (the embeddings) to 6, or -7 to -1" in str(error.value)
+    assert "it has layers 0 (the embeddings) to 6, or -7 to -1 from the end" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,6 @@ def test_a_layer_that_the_backbone_lacks_is_told_with_what_else_is_wrong(
     keys = ["task=cola", f"mode={mode}", f"backbone={tmp_path}", f"data.path={tmp_path}"]
     with pytest.raises(UserError) as error:
         read_all_inputs(load_settings([*keys, "extract.layers=[0,13]"]))
-    assert "extract.layers=[0,13]: there is no layer 13" in str(error.value)
+    assert "extract.layers=[0,13]: this backbone has no layer 13" in str(error.value)
     assert "0 (the embeddings) to 12" in str(error.value)
     assert "data.path" in str(error.value)
