@@ -41,7 +41,8 @@ class FeatureExtractor:
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         dtype = pick_dtype(spec.dtype, device)
         self._info = device_info(device, dtype)
-        backbone = Backbone(ray.get(spec.weights).build(), device=device, dtype=dtype)
+        model = ray.get(spec.weights).build()
+        backbone = Backbone(model, device=device, dtype=dtype, layers=spec.layers)
         self._extractor = BlockExtractor(backbone, ray.get(spec.corpus), spec.codec)
 
     def info(self) -> DeviceInfo:
@@ -79,6 +80,7 @@ class ExtractorSpec:
         num_gpus: The GPUs that each extractor reserves, a fraction allowed.
         num_threads: The CPU threads of the forward pass.
         resident_bytes: The bytes that weights and tokens take in the object stores.
+        layers: The layers whose hidden states are kept; None keeps all.
     """
 
     run: str
@@ -90,6 +92,7 @@ class ExtractorSpec:
     num_gpus: float
     num_threads: int
     resident_bytes: int = 0
+    layers: tuple[int, ...] | None = None
 
     def start(self, index: int) -> ActorHandle:
         """Start an extractor; its methods return once it is ready.

@@ -316,6 +316,7 @@ def start_stream_actors(
             num_gpus=placement.extractor_gpus,
             num_threads=placement.extractor_threads,
             resident_bytes=job.resident_bytes,
+            layers=job.layers,
         ),
         TrainerSpec(
             name=f"{run}-head-trainer",

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from bertvision_stream.data.custom import custom_task
 from bertvision_stream.heads.head import Head
-from bertvision_stream.heads.shape import HeadShape, hidden_shape
+from bertvision_stream.heads.shape import HeadShape
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.models.export import backbone_source, export_model
 from bertvision_stream.models.finetuned_store import save_finetuned
@@ -81,8 +81,7 @@ def export_tiny(
         per_token=facts.per_token,
         **({"id2label": dict(enumerate(labels))} if labels else {}),
     )
-    layers_and_size = hidden_shape(classifier.config)
-    shape = HeadShape(*layers_and_size, facts.num_labels, MAX_LENGTH, facts.per_token)
+    shape = HeadShape.of(classifier.config, facts, MAX_LENGTH, settings.extract.layers)
     head = Head(settings.head, shape, seed=seed).eval()
     with torch.no_grad():  # an untrained head has zeros where they would hide mistakes
         for parameter in head.parameters():

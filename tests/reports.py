@@ -36,7 +36,12 @@ def report_on(task: str, *splits: SplitResult) -> RunReport:
         backbone="minilm",
         seed=42,
         ensemble="mean",
-        head=HeadSummary(kind="adapter_pooler", parameters=7154, backbone_parameters=22_713_216),
+        head=HeadSummary(
+            kind="adapter_pooler",
+            parameters=7154,
+            backbone_parameters=22_713_216,
+            layers=tuple(range(7)),
+        ),
         splits=splits,
         finetune=FinetuneSummary(epochs=1, parameters=22_713_986, reused=False),
         train=TrainSummary(

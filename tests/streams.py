@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tiny import (
 )
 
 from actors.engine import RayEngine
-from bertvision_stream.heads.shape import HeadShape
+from bertvision_stream.heads.shape import HeadShape, kept_layers
 from bertvision_stream.models.backbone import Backbone, BackboneWeights
 from bertvision_stream.models.extract import BlockExtractor, validation_logits
 from bertvision_stream.modes.local import train_in_process
@@ -52,6 +53,14 @@ TASK = TASKS["cola"]
 HIDDEN_SIZE = 128
 INLINE_BYTES = 100 * 2**10
 SHAPE = HeadShape(NUM_LAYERS, HIDDEN_SIZE, TASK.num_labels, MAX_LENGTH)
+
+
+def layers_of(settings: TaskSettings) -> tuple[int, ...]:
+    return kept_layers(NUM_LAYERS, settings.extract.layers)
+
+
+def shape_of(settings: TaskSettings) -> HeadShape:
+    return replace(SHAPE, num_layers=len(layers_of(settings)))
 
 
 def make_weights() -> BackboneWeights:
@@ -84,7 +93,7 @@ def settings_of(*overrides: str, epochs: int = 3, lr: float = 1e-2) -> TaskSetti
 def plan_of(
     settings: TaskSettings, corpus: Corpus, cluster: ClusterResources, *, num_extractors: int
 ) -> StreamPlan:
-    block_format = BlockFormat(NUM_LAYERS, HIDDEN_SIZE, TASK.num_labels, settings.extract.codec)
+    block_format = BlockFormat.of(shape_of(settings), settings.extract.codec)
     plan = plan_stream(
         settings,
         corpus,
@@ -137,7 +146,7 @@ def extractor_of(
     settings: TaskSettings, corpus: Corpus, weights: BackboneWeights
 ) -> BlockExtractor:
     dtype = pick_dtype(settings.backbone.dtype, CPU)
-    backbone = Backbone(weights.build(), device=CPU, dtype=dtype)
+    backbone = Backbone(weights.build(), device=CPU, dtype=dtype, layers=layers_of(settings))
     return BlockExtractor(backbone, corpus, settings.extract.codec)
 
 
@@ -151,7 +160,8 @@ def assert_same_numbers(
     assert outcome.heads.keys() == heads.keys()
     for name, settings in heads.items():
         extractor = extractor_of(settings, corpus, weights)
-        training = make_training(corpus, TASK, {name: HeadJob(settings)}, SHAPE, device=CPU)
+        shape = shape_of(settings)
+        training = make_training(corpus, TASK, {name: HeadJob(settings)}, shape, device=CPU)
         for _ in train_in_process(extractor, training):
             pass
         assert_same_head(outcome.heads[name], training.results()[name])

@@ -248,15 +248,26 @@ class Backbone:
             in place.
         device: Where to compute.
         dtype: The dtype of the encoder, bf16 or fp32; pooler and classifier compute in fp32.
+        layers: The layers whose hidden states are kept, ascending; 0 is the embeddings. None keeps
+            all. The forward pass goes through all layers in any case, up to BERT's own logits.
     """
 
-    def __init__(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        layers: tuple[int, ...] | None = None,
+    ):
         cast_encoder(model, device=device, dtype=dtype)
         compute_in_fp32(model)
         self.model = model.eval().requires_grad_(False)
         self.device = device
         self.dtype = dtype
-        self.num_layers, self.hidden_size = hidden_shape(model.config)
+        all_layers, self.hidden_size = hidden_shape(model.config)
+        self.layers = tuple(range(all_layers)) if layers is None else layers
+        self.num_layers = len(self.layers)
         self.micro_batch_tokens = MICRO_BATCH_TOKENS[device.type]
         self.max_padding = MAX_PADDING_ON[device.type]
 
@@ -264,7 +275,7 @@ class Backbone:
     def forward_packed(
         self, input_ids_T: np.ndarray, token_type_ids_T: np.ndarray, lengths_B: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states of every layer and the classifier's logits, in one pass.
+        """Hidden states of the layers that are kept and the classifier's logits, in one pass.
 
         Examples of like length run together, padded; what comes back holds no padding.
 
@@ -292,16 +303,18 @@ class Backbone:
             mask = np.arange(lengths[-1]) < lengths[:, None]  # [b, S]
             with attention_of_any_shape(self.device):
                 output = self.model(
-                    output_hidden_states=True,
+                    output_hidden_states=list(self.layers),
                     **self.padded_inputs(
                         mask, input_ids_T[first:last], token_type_ids_T[first:last]
                     ),
                 )
             # Indices from the host: a mask on the device would make a GPU wait at every layer.
             real_t = None if mask.all() else real_positions(mask, self.device)
-            for layer, states_bSD in enumerate(output.hidden_states):
-                states = states_bSD.flatten(0, 1)
-                hidden_TLD[first:last, layer] = states if real_t is None else states[real_t]
+            for place, layer in enumerate(self.layers):
+                # Those of layers that were not asked for are None, or are there all the same in
+                # older versions of transformers: their places are the numbers of the layers.
+                states = output.hidden_states[layer].flatten(0, 1)
+                hidden_TLD[first:last, place] = states if real_t is None else states[real_t]
             logits.append(model_logits(output, real_t))
             first = last
         return hidden_TLD, torch.cat(logits)

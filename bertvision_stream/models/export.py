@@ -99,6 +99,9 @@ def _config(settings: TaskSettings, task: Task, backbone: PreparedBackbone) -> A
         problem_type=problem_type(task.num_labels, task.per_token),
         dtype="float32",
     )
+    if settings.extract.layers != "all":  # as the run's settings have them, some from the end
+        config.layers = list(settings.extract.layers)
+        config.layers = list(config.layers_read)
     # It would name a folder of the machine that the run was on.
     config.backbone_config.name_or_path = ""
     # On the meta device the model has shapes and no memory: only its parameters' prefix is needed.

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from bertvision_stream.heads.shape import hidden_shape, kept_layers
 from bertvision_stream.models.sources import check_sizes
 from bertvision_stream.settings.settings import HeadSettings
 
@@ -29,8 +30,10 @@ class AdapterPoolerConfig(PreTrainedConfig):
             of its encoder's alone where its classifier is untrained.
         task: The name of the task that the head was trained on.
         seed: Initialises the head, and the backbone's classifier where its source has none.
-        kwargs: Arguments of `PreTrainedConfig`; and `weights_fingerprint`, a hash of the weights
-            that were exported with this configuration, which models of earlier versions lack.
+        kwargs: Arguments of `PreTrainedConfig`; `layers`, the numbers of the layers that the head
+            reads, ascending (0 is the embeddings; None, as in models of older versions: all); and
+            `weights_fingerprint`, a hash of the weights that were exported with this configuration,
+            which models of older versions lack.
     """
 
     model_type = "adapter_pooler"
@@ -68,11 +71,18 @@ class AdapterPoolerConfig(PreTrainedConfig):
         self.weights_fingerprint: str | None = kwargs.pop("weights_fingerprint", None)
         self.task = task
         self.seed = seed
+        self.layers: list[int] | None = kwargs.pop("layers", None)
         super().__init__(**kwargs)
         # The backbone's own classifier has the same outputs.
         self.backbone_config.id2label = self.id2label
         self.backbone_config.label2id = self.label2id
         self.backbone_config.problem_type = self.problem_type
+
+    @property
+    def layers_read(self) -> tuple[int, ...]:
+        """The numbers of the layers whose hidden states the head reads, ascending."""
+        num_layers, _ = hidden_shape(self.backbone_config)
+        return kept_layers(num_layers, "all" if self.layers is None else tuple(self.layers))
 
     @property
     def num_outputs(self) -> int:

@@ -43,7 +43,7 @@ PADDING_LOGIT = -10_000.0
 
 
 class AdapterPoolerModel(PreTrainedModel):
-    """A backbone with its own classifier and a head on the hidden states of all its layers.
+    """A backbone with its own classifier, and a head on the hidden states of its layers.
 
     The head's weights stay in fp32 whatever the dtype of the backbone, as in training, and so do
     those of the backbone's own pooler and classifier.
@@ -62,7 +62,8 @@ class AdapterPoolerModel(PreTrainedModel):
 
     def __init__(self, config: AdapterPoolerConfig):
         super().__init__(config)
-        sizes = hidden_shape(config.backbone_config)
+        self.layers_read = config.layers_read
+        sizes = len(self.layers_read), hidden_shape(config.backbone_config)[1]
         shape = HeadShape(*sizes, config.num_outputs, config.max_tokens, self.per_token)
         self.backbone = self.backbone_class.from_config(config.backbone_config)  # type: ignore[attr-defined]
         self.head = Head(HeadSettings.model_validate(config.head), shape, seed=config.seed)
@@ -84,14 +85,23 @@ class AdapterPoolerModel(PreTrainedModel):
         self,
         attention_mask: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
+        *,
+        all_states: bool | None,
         **inputs: Any,
-    ) -> Any:
-        """What the backbone returns for padded inputs, hidden states included."""
+    ) -> tuple[Any, tuple[torch.Tensor, ...]]:
+        """What the backbone returns for padded inputs, and the hidden states that the head reads.
+
+        With `all_states` what it returns has the hidden states of all layers.
+        """
         if getattr(self.config.backbone_config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = token_type_ids
-        return self.backbone(
-            attention_mask=attention_mask, output_hidden_states=True, return_dict=True, **inputs
+        output = self.backbone(
+            attention_mask=attention_mask,
+            output_hidden_states=True if all_states else list(self.layers_read),
+            return_dict=True,
+            **inputs,
         )
+        return output, tuple(output.hidden_states[layer] for layer in self.layers_read)
 
     def wants_dict(self, return_dict: bool | None) -> bool:
         """Whether `forward` returns an object, and not a tuple."""
@@ -103,7 +113,7 @@ class AdapterPoolerModel(PreTrainedModel):
         """Logits of the head in fp32: [B, C], or packed [T, C] where every token has logits.
 
         Args:
-            states: Hidden states [B, S, D] of every layer, padded.
+            states: Hidden states [B, S, D] of every layer that the head reads, padded.
             attention_mask: [B, S], 1 at real tokens; None takes all for real.
 
         Raises:
@@ -266,8 +276,14 @@ class AdapterPoolerForSequenceClassification(AdapterPoolerModel):
                 does as the configuration says.
             kwargs: Further arguments of the backbone.
         """
-        output = self.run_backbone(attention_mask, token_type_ids, input_ids=input_ids, **kwargs)
-        logits: Any = self.run_head(output.hidden_states, attention_mask)
+        output, states = self.run_backbone(
+            attention_mask,
+            token_type_ids,
+            all_states=output_hidden_states,
+            input_ids=input_ids,
+            **kwargs,
+        )
+        logits: Any = self.run_head(states, attention_mask)
         result = AdapterPoolerOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
@@ -328,8 +344,13 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
                 does as the configuration says.
             kwargs: Further arguments of the backbone.
         """
-        output = self.run_backbone(attention_mask, token_type_ids, input_ids=input_ids, **kwargs)
-        states = output.hidden_states
+        output, states = self.run_backbone(
+            attention_mask,
+            token_type_ids,
+            all_states=output_hidden_states,
+            input_ids=input_ids,
+            **kwargs,
+        )
         logits_T2 = self.run_head(states, attention_mask)
         real_BS = real_tokens(states[0], attention_mask)
         logits_BS2 = logits_T2.new_full((*real_BS.shape, 2), PADDING_LOGIT)
@@ -344,7 +365,7 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
             loss=loss,
             start_logits=start,
             end_logits=end,
-            hidden_states=states if output_hidden_states else None,
+            hidden_states=output.hidden_states if output_hidden_states else None,
             attentions=output.attentions,
             backbone_start_logits=output.start_logits,
             backbone_end_logits=output.end_logits,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertvision_stream.data.splits import TaskData
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.heads.shape import HeadShape
+from bertvision_stream.heads.shape import HeadShape, hidden_shape, kept_layers
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
@@ -51,7 +51,16 @@ class TokenizedTask:
     @property
     def shape(self) -> HeadShape:
         """What a head reads and writes."""
-        return HeadShape.of(self.config, self.task, self.settings.data.max_length)
+        settings = self.settings
+        return HeadShape.of(
+            self.config, self.task, settings.data.max_length, settings.extract.layers
+        )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers of the layers that heads read, ascending; 0 is the embeddings."""
+        num_layers, _ = hidden_shape(self.config)
+        return kept_layers(num_layers, self.settings.extract.layers)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

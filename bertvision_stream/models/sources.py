@@ -10,7 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from bertvision_stream.utils.errors import BackboneError
+from bertvision_stream.utils.errors import BackboneError, ConfigError
+from bertvision_stream.utils.files import read_json
 from bertvision_stream.utils.hub import hub_reachable
 
 MINILM = "minilm"
@@ -53,17 +54,14 @@ def locate(name: str, revision: str | None = None) -> str:
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BackboneError(f"backbone={name}: there is no such folder")
-    if not hub_reachable():
-        from huggingface_hub import try_to_load_from_cache
-
-        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-            raise BackboneError(
-                f"backbone={name} is not a folder here, and the Hugging Face hub, where it would "
-                f"be looked for, cannot be reached; nor is it in the local cache. Point to a local "
-                f"folder with config.json, model.safetensors and the tokenizer's files "
-                f"(backbone=/path/to/{Path(name).name}), or use backbone={MINILM}, which comes "
-                f"with the `demo` extra."
-            )
+    if not hub_reachable() and _cached_config(name, revision) is None:
+        raise BackboneError(
+            f"backbone={name} is not a folder here, and the Hugging Face hub, where it would "
+            f"be looked for, cannot be reached; nor is it in the local cache. Point to a local "
+            f"folder with config.json, model.safetensors and the tokenizer's files "
+            f"(backbone=/path/to/{Path(name).name}), or use backbone={MINILM}, which comes "
+            f"with the `demo` extra."
+        )
     return name
 
 
@@ -99,11 +97,37 @@ def hub_commit(source: str, revision: str | None = None) -> str | None:
     """
     if Path(source).is_dir():
         return None
+    # The cache is laid out as .../snapshots/<commit>/config.json.
+    found = _cached_config(source, revision)
+    return found.parent.name if found else None
+
+
+def num_encoder_layers(source: str, revision: str | None = None) -> int | None:
+    """The number of encoder layers, without transformers; None where that cannot tell it.
+
+    Args:
+        source: What `locate` returned.
+        revision: A branch, tag or commit on the hub.
+    """
+    folder = Path(source)
+    path = folder / "config.json" if folder.is_dir() else _cached_config(source, revision)
+    if path is None:
+        return None
+    try:
+        config = read_json(path)
+    except ConfigError:
+        return None  # loading it says what is wrong
+    # DistilBERT has another name for it.
+    found = config.get("num_hidden_layers", config.get("n_layers"))
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _cached_config(source: str, revision: str | None) -> Path | None:
+    """The configuration of a model on the hub in the local cache, if it is there."""
     from huggingface_hub import try_to_load_from_cache
 
-    # The cache is laid out as .../snapshots/<commit>/config.json.
     found = try_to_load_from_cache(source, "config.json", revision=revision)
-    return Path(found).parent.name if isinstance(found, str) else None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _check_folder(folder: Path) -> None:

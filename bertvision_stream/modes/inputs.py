@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from bertvision_stream.data.load import find_rows, load_task_data
 from bertvision_stream.data.splits import TaskData
-from bertvision_stream.models.sources import locate
+from bertvision_stream.heads.shape import kept_layers
+from bertvision_stream.models.sources import locate, num_encoder_layers
 from bertvision_stream.modes.planned_backbone import find_planned
 from bertvision_stream.utils.errors import Mistakes
 
@@ -124,7 +125,21 @@ def read_inputs(settings: TaskSettings) -> TaskInputs:
 
 
 def _find_backbone(settings: TaskSettings) -> tuple[str, PlannedBackbone | None]:
-    """The source of the backbone and what is known of it: see `TaskInputs`."""
+    """The source of the backbone and what is known of it: see `TaskInputs`.
+
+    Raises:
+        BackboneError: It cannot be found.
+        ConfigError: It lacks a layer of `extract.layers`; looked for now, where that is cheap.
+    """
+    revision, planned = settings.backbone.revision, None
+    num_layers: int | None = None
     if settings.mode == "plan":
-        return "", find_planned(settings)
-    return locate(settings.backbone.name, settings.backbone.revision), None
+        planned = find_planned(settings)
+        source, num_layers = planned.source or "", planned.num_encoder_layers
+    else:
+        source = locate(settings.backbone.name, revision)
+    if settings.extract.layers != "all":
+        num_layers = num_layers or num_encoder_layers(source, revision)
+        if num_layers is not None:
+            kept_layers(num_layers + 1, settings.extract.layers)
+    return "" if planned else source, planned

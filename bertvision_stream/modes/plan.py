@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bertvision_stream.data.tokens import TokenStore
+from bertvision_stream.heads.shape import hidden_shape
 from bertvision_stream.models.backbone import Backbone, auto_model, quiet
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.models.job import PlannedJob, TokenizedTask
@@ -97,9 +98,10 @@ def make_plan(inputs: TaskInputs, cluster: ClusterResources) -> RunPlan:
     job = plan_job(tokenized, cluster, placement)
     lengths = np.concatenate([store.lengths for store in job.stores.values()])
     config = job.config
+    num_layers, hidden_size = hidden_shape(config)  # a forward pass goes through all of them
     flops = forward_flops(
-        num_layers=job.shape.num_layers,
-        hidden_size=job.shape.hidden_size,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
         # DistilBERT has another name for the width of its feed-forward layers.
         intermediate_size=getattr(config, "intermediate_size", None) or config.hidden_dim,
         attended=mean_attended_tokens(lengths.tolist()),
@@ -183,7 +185,8 @@ def calibrate(job: PlannedJob, *, forward_flops: float) -> Calibration:
     torch.set_num_threads(placement.extractor_threads)
     try:
         dtype = pick_dtype(settings.backbone.dtype, device)
-        backbone = Backbone(made_up_model(job.config, job.task), device=device, dtype=dtype)
+        model = made_up_model(job.config, job.task)
+        backbone = Backbone(model, device=device, dtype=dtype, layers=job.layers)
         extractor = BlockExtractor(backbone, corpus, settings.extract.codec)
         extract_rate, blocks = _extract_rate(extractor)
         train_rate = _train_rate(job, corpus, blocks, device, heads) if heads else None

@@ -67,7 +67,9 @@ class Scorer:
         self._tokenizer: Any = load_tokenizer(str(run.model))
         self._head = model.head.to(self.device).requires_grad_(False)
         dtype = pick_dtype(run.settings.backbone.dtype, self.device)
-        self.backbone = Backbone(model.backbone, device=self.device, dtype=dtype)
+        self.backbone = Backbone(
+            model.backbone, device=self.device, dtype=dtype, layers=model.layers_read
+        )
 
     @torch.inference_mode()
     def score(self, split: Split) -> Scored:

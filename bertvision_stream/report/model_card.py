@@ -17,6 +17,7 @@ _SHOWN = (
     "backbone.",
     "finetune.",
     "extract.codec",
+    "extract.layers",
     "head.",
     "train.",
     "data.max_length",
@@ -138,11 +139,13 @@ def render_card(report: RunReport, *, backbone_source: str | None) -> str:
     where = "Both are in this folder."
     if backbone_source is not None:
         where = f"The head is in this folder, which refers to the backbone in `{backbone_source}`."
+    every = report.settings.get("extract.layers", "all") == "all"
+    layers = "every layer" if every else f"layers {', '.join(map(str, report.head.layers))}"
     sections = [
         _front_matter(report, words),
         f"# {task.name}: {report.head.kind} head on {report.backbone}",
         f"A small head ({report.head.parameters:,} parameters) that reads the hidden states of "
-        f"every layer of a frozen BERT ({report.head.backbone_parameters:,} parameters), which was "
+        f"{layers} of a frozen BERT ({report.head.backbone_parameters:,} parameters), which was "
         f"fine-tuned for {report.finetune.epochs:g} epochs before. {where}",
         "## Use",
         words.use,

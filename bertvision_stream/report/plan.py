@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from bertvision_stream.heads.shape import hidden_shape
 from bertvision_stream.report.tables import WIDTH, Table
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.cost_model import (
@@ -60,7 +61,7 @@ class CodecPlan:
 
     Attributes:
         codec: The name of the codec.
-        token_bytes: The bytes of one token's hidden states of all layers.
+        token_bytes: The bytes of one token's hidden states of the layers that are kept.
         block_tokens: The most tokens of a block.
         block_bytes: The bytes of the largest block.
         blocks: The number of blocks in an epoch.
@@ -175,7 +176,8 @@ def plan_json(plan: RunPlan) -> dict[str, Any]:
     return {
         "task": job.task.name,
         "backbone": job.settings.backbone.name,
-        "num_layers": shape.num_layers,
+        "num_layers": hidden_shape(job.config)[0],
+        "layers": list(job.layers),
         "hidden_size": shape.hidden_size,
         **plan.counts,
         "epochs": job.plan.num_epochs,
@@ -201,10 +203,13 @@ def render_plan(plan: RunPlan) -> str:
     """The content of `plan.txt`: the plan as text of at most 100 columns."""
     titles = ["codec", "bytes\na token", "largest\nblock", "an epoch"]
     titles += ["budget", "kept for\nlater epochs", "tokens of all\nepochs spared"]
-    shape = plan.job.shape
+    num_layers, hidden_size = hidden_shape(plan.job.config)
+    kept = ""
+    if plan.job.settings.extract.layers != "all":
+        kept = f"; kept are {', '.join(map(str, plan.job.layers))}"
     lines = [
         f"plan of task={plan.job.task.name} on {plan.job.settings.backbone.name} "
-        f"({shape.num_layers - 1} layers and the embeddings, {shape.hidden_size:,} wide)",
+        f"({num_layers - 1} layers and the embeddings, {hidden_size:,} wide{kept})",
         "",
         Table(titles, [_codec_row(each, plan.job) for each in plan.codecs]).text(),
         "* extract.codec",

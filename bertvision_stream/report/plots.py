@@ -159,8 +159,8 @@ def draw_layers(head: HeadSummary, title: str) -> Figure:
         axes.bar(range(len(shares)), shares, color=BLUE)
         axes.axhline(1 / len(shares), color="black", lw=0.8, ls="--", label="equal shares")
         step = 1 if len(shares) <= 14 else 2
-        ticks = range(0, len(shares), step)
-        axes.set_xticks(ticks, ["emb." if tick == 0 else str(tick) for tick in ticks], fontsize=8)
+        names = ["emb." if layer == 0 else str(layer) for layer in head.layers]
+        axes.set_xticks(range(0, len(shares), step), names[::step], fontsize=8)
         axes.set_xlabel("layer (emb.: the embeddings)")
         axes.set_ylabel(label)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))

@@ -66,17 +66,19 @@ class HeadSummary:
         kind: The value of `head.kind`.
         parameters: The number of the head's parameters.
         backbone_parameters: The number of the backbone's parameters.
-        mix_weights: The softmax weight of each layer in the head's scalar mix; empty for a head
-            without one. Layer 0 is the embeddings.
+        layers: The numbers of the layers that the head reads, ascending; 0 is the embeddings.
+        mix_weights: The softmax weight of each of these layers in the head's scalar mix; empty for
+            a head without one.
         mix_gamma: The scale of the mix; None for a head without one.
-        adapter_shares: The share of each layer in the norm of the adapters' output on validation
-            tokens; empty for a head without adapters. Layer 0 is the embeddings.
+        adapter_shares: The share of each of these layers in the norm of the adapters' output on
+            validation tokens; empty for a head without adapters.
         adapter_rows: The number of validation rows (of SQuAD, windows) whose tokens these are.
     """
 
     kind: str
     parameters: int
     backbone_parameters: int
+    layers: tuple[int, ...]
     mix_weights: tuple[float, ...] = ()
     mix_gamma: float | None = None
     adapter_shares: tuple[float, ...] = ()
@@ -141,7 +143,7 @@ class StreamSummary:
         store_file: The file on disk in which Ray keeps its object store; empty where memory holds
             it, as it should.
         dump_bytes_avoided: The bytes that BERTVision's layout would have written to disk: every
-            example padded to `max_length` tokens, all layers, 4 bytes a number.
+            example padded to `max_length` tokens, the layers that heads read, 4 bytes a number.
     """
 
     blocks: int

@@ -170,6 +170,7 @@ def _head_summary(job: Job, result: HeadResult) -> HeadSummary:
         kind=job.settings.head.kind,
         parameters=result.num_parameters,
         backbone_parameters=job.backbone.num_parameters,
+        layers=job.layers,
         mix_weights=tuple(mix.weights.softmax(0).tolist()) if mix else (),
         mix_gamma=mix.gamma.item() if mix else None,
         adapter_shares=result.adapter_shares,
@@ -231,6 +232,9 @@ def _notes(job: Job, outcome: StreamOutcome, search: SearchSummary | None) -> tu
     if note := disk_note(outcome):
         notes.append(note)
     notes += death_notes(outcome.stats.extractors_lost, outcome.deaths)
+    if job.settings.extract.layers != "all":
+        layers = ", ".join(map(str, job.layers))
+        notes.append(f"the head reads the hidden states of layers {layers} alone (extract.layers)")
     notes.append(f"the backbone ran on {outcome.extractor}, the head on {outcome.trainer}")
     if search is not None:
         values = ", ".join(

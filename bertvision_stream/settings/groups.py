@@ -22,6 +22,7 @@ from bertvision_stream.settings.types import (
     Epochs,
     Fraction,
     Fractions,
+    Layers,
     MaxLength,
     NoLabel,
     NotNegative,
@@ -143,6 +144,11 @@ class ExtractSettings(SettingsGroup):
     codec: Codec = Field(
         default="bf16",
         description="How a block's hidden states are stored; int8 halves bf16's bytes.",
+    )
+    layers: Literal["all"] | Layers = Field(
+        default="all",
+        description="Layers whose hidden states are kept, moved and cached; heads read these "
+        "alone, and the last of them where they read the last layer.",
     )
 
 

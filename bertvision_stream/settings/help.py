@@ -40,9 +40,9 @@ Lists are written '[a,b]', quoted for the shell; byte sizes with a unit, as 2GiB
 # What `--help` shows of the keys; README's table has the same ones.
 _FIRST_KEYS = (
     "task", "mode", "backbone.name", "data.path", "data.train_fraction", "data.text_columns",
-    "data.label_column", "finetune.epochs", "extract.codec", "stream.budget", "stream.cache",
-    "head.kind", "head.adapter_dim", "head.pool", "train.epochs", "train.lr", "train.batch_size",
-    "train.patience", "seed", "seeds", "output_dir", "run_name", "resume",
+    "data.label_column", "finetune.epochs", "extract.codec", "extract.layers", "stream.budget",
+    "stream.cache", "head.kind", "head.adapter_dim", "head.pool", "train.epochs", "train.lr",
+    "train.batch_size", "train.patience", "seed", "seeds", "output_dir", "run_name", "resume",
 )  # fmt: skip
 
 _KEY_WIDTH = 26

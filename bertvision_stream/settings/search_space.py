@@ -160,6 +160,14 @@ def _read(
 
 
 def _not_searchable(key: str, target: Target) -> Problem:
+    if key == "extract.layers":
+        wrong = "all trials have the same layers: " + (
+            "they read one stream"
+            if target == "head"
+            else "they compare BERT's own scores, which do not depend on it"
+        )
+        advice = "Write extract.layers=[0,6,-1] to set it for all, and search once for each list."
+        return problem_of(key, wrong, advice)
     if target == "head" and key in _COMMON:
         wrong = f"all trials have the same {key}: {_COMMON[key]}"
         return problem_of(key, wrong, f"Write {key}=VALUE to set it for all.")

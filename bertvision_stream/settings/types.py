@@ -63,6 +63,11 @@ def _all_different(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _in_order(layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Ascending, and those that are counted from the end last, as they are of any encoder."""
+    return tuple(sorted(layers, key=lambda layer: (layer < 0, layer)))
+
+
 def _one_or_more(names: object) -> object:
     if isinstance(names, str):
         return (names,)
@@ -99,6 +104,19 @@ Epochs = Annotated[
     AfterValidator(_all_different),
     BeforeValidator(_listed),
     WithJsonSchema({"allowed": "different numbers of at least 0, such as [0,0.1,0.3,1]"}),
+]
+Layers = Annotated[
+    tuple[int, ...],
+    Field(min_length=1),
+    AfterValidator(_in_order),
+    AfterValidator(_all_different),
+    BeforeValidator(_listed),
+    WithJsonSchema(
+        {
+            "allowed": "different layers as whole numbers (0 the embeddings, 1 the first layer, "
+            "-1 the last), such as [0,6,-1]"
+        }
+    ),
 ]
 NumGpus = Annotated[
     float,

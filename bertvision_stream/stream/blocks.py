@@ -173,7 +173,7 @@ STORED_BYTES: Mapping[Codec, int] = {"bf16": 2, "int8": 1, "fp32": 4}
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """What fixes a block's size: the backbone's shape, the codec, the number of BERT's logits.
+    """What fixes a block's size: layers kept and width, the codec, the number of BERT's logits.
 
     With `per_token` every token has logits, and not every example.
     """
@@ -191,7 +191,7 @@ class BlockFormat:
 
     @property
     def token_bytes(self) -> int:
-        """The bytes of one token's hidden states of all layers."""
+        """The bytes of one token's hidden states of the L layers that are kept."""
         values = self.num_layers * self.hidden_size * STORED_BYTES[self.codec]
         # `int8` has one scale in fp32 for each token and layer.
         return values + (4 * self.num_layers if self.codec == "int8" else 0)

@@ -210,7 +210,7 @@ def break_even_tokens_per_second(token_bytes: int, bytes_per_second: float) -> f
 
 
 def dump_bytes(num_examples: int, *, num_layers: int, max_length: int, hidden_size: int) -> int:
-    """The bytes of BERTVision's layout on disk: padded examples, all L layers, 4 bytes a number."""
+    """The bytes of BERTVision's layout on disk: padded examples, L layers, 4 bytes a number."""
     return num_examples * num_layers * max_length * hidden_size * 4
 
 

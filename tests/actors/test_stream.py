@@ -116,6 +116,7 @@ def test_the_smallest_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = ("extract.codec=fp32", "backbone.dtype=fp32", "train.precision=fp32")
+    options += ("extract.layers=[0,-1]",)
     with pytest.raises(ConfigError, match="too small for two blocks") as refused:
         plan_of(settings_of(*options, "stream.budget=1MB"), corpus, cluster, num_extractors=1)
     smallest = re.search(r"The smallest that would do is (\d+) ", str(refused.value))

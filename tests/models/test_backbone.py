@@ -101,6 +101,22 @@ def test_a_packed_pass_equals_unpadded_passes_one_by_one(
     torch.testing.assert_close(logits_BC, expected_logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_layers_that_are_kept_and_the_logits_are_those_of_a_pass_that_keeps_all(
+    model_type: str, dtype: torch.dtype
+):
+    store = token_store(LENGTHS, np.zeros(len(LENGTHS), dtype=np.int64))
+    inputs = store.input_ids, store.token_type_ids, LENGTHS
+    every, logits = backbone_of(tiny_classifier(model_type), dtype).forward_packed(*inputs)
+    for layers in ((0, NUM_LAYERS - 1), (1,)):
+        model = tiny_classifier(model_type)
+        backbone = Backbone(model, device=CPU, dtype=dtype, layers=layers)
+        kept, same_logits = backbone.forward_packed(*inputs)
+        assert torch.equal(kept, every[:, list(layers)])
+        assert torch.equal(same_logits, logits)
+
+
 def test_token_types_reach_bert():
     backbone = backbone_of(tiny_classifier())
     store = token_store(LENGTHS, np.zeros(len(LENGTHS), dtype=np.int64))

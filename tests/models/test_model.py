@@ -14,13 +14,13 @@ import pytest
 import torch
 from exports import Exported, export_tiny
 from safetensors.torch import load_file, save_file
-from tiny import MAX_LENGTH, MODEL_TYPES, VOCAB_SIZE, one_thread  # noqa: F401
+from tiny import MAX_LENGTH, MODEL_TYPES, NUM_LAYERS, VOCAB_SIZE, one_thread  # noqa: F401
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.models.head_model import AdapterPoolerForSequenceClassification
 from bertvision_stream.models.last_layers import last_layers
-from bertvision_stream.utils.errors import BackboneError
+from bertvision_stream.utils.errors import BackboneError, ConfigError
 
 LENGTHS = (9, 3, MAX_LENGTH, 1, 20)
 HEADS = (
@@ -31,6 +31,8 @@ HEADS = (
     ("head.kind=scalar_mix",),
     ("head.kind=mean_layers",),
     ("head.kind=cls",),
+    ("extract.layers=[0,-1]", "head.skip=mix"),
+    ("extract.layers=1", "head.kind=cls"),
 )
 # Sums in another order, on logits of about 1.
 FP32 = {"rtol": 0, "atol": 2e-5}
@@ -74,7 +76,8 @@ def expected_logits(exported: Exported, example: torch.Tensor) -> tuple[torch.Te
     if getattr(exported.classifier.config, "type_vocab_size", 0) < 2:
         del inputs["token_type_ids"]
     output = exported.classifier(**inputs, output_hidden_states=True)
-    hidden_TLD = torch.stack(output.hidden_states, dim=2)[0]
+    layers = json.loads((exported.folder / "config.json").read_text())["layers"]
+    hidden_TLD = torch.stack(output.hidden_states, dim=2)[0][:, layers or slice(None)]
     return exported.head(hidden_TLD, torch.tensor([len(example)]))[0], output.logits[0]
 
 
@@ -91,6 +94,40 @@ def test_batched_logits_are_those_of_the_head_one_by_one(tmp_path: Path, overrid
         torch.testing.assert_close(of_head, head, **FP32)
         torch.testing.assert_close(of_bert, bert, **FP32)
     assert output.logits.std(dim=0).min() > 0.01  # examples differ, or else this shows little
+
+
+def test_the_states_of_all_layers_are_there_for_who_asks(tmp_path: Path):
+    exported = export_tiny(tmp_path, "extract.layers=[-1,0]")
+    model, batch = load(exported.folder), padded(random_examples())
+    assert model.config.layers == [0, NUM_LAYERS - 1]
+    with torch.no_grad():
+        output, asked = model(**batch), model(**batch, output_hidden_states=True)
+        every = exported.classifier(**batch, output_hidden_states=True).hidden_states
+    assert output.hidden_states is None
+    assert torch.equal(asked.logits, output.logits)
+    for found, expected in zip(asked.hidden_states, every, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_model_of_a_version_without_a_choice_of_layers_reads_all(tmp_path: Path):
+    exported, batch = export_tiny(tmp_path), padded(random_examples())
+    with torch.no_grad():
+        logits = load(exported.folder)(**batch).logits
+    config = exported.folder / "config.json"
+    facts = json.loads(config.read_text())
+    del facts["layers"]
+    config.write_text(json.dumps(facts))
+    with torch.no_grad():
+        assert torch.equal(load(exported.folder)(**batch).logits, logits)
+
+
+@pytest.mark.parametrize("layers", [[0, NUM_LAYERS], [0, 0]])
+def test_layers_that_the_backbone_lacks_are_refused(tmp_path: Path, layers: list[int]):
+    exported = export_tiny(tmp_path, "extract.layers=[0,-1]")
+    config = exported.folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"layers": layers}))
+    with pytest.raises((BackboneError, ConfigError)):
+        load(exported.folder)
 
 
 @pytest.mark.parametrize("backbone", ["refer", "inside"])

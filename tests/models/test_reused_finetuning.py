@@ -16,6 +16,7 @@ from tiny import save_model, task_settings, tiny_classifier, tiny_tokenizer, tok
 from bertvision_stream.models.backbone import BackboneWeights
 from bertvision_stream.models.job import PreparedBackbone
 from bertvision_stream.models.prepare import FinetuneResult, prepare_backbone
+from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import TASKS
 from bertvision_stream.stream.blocks import TRAIN
 from bertvision_stream.stream.placement import ClusterResources
@@ -28,7 +29,7 @@ class Runs:
     def __init__(self, folder: Path):
         save_model(folder / "source")
         self.job: Any = SimpleNamespace(
-            settings=task_settings("rte", f"output_dir={folder}", "finetune.epochs=1"),
+            settings=self.settings(folder),
             task=TASKS["rte"],
             stores={TRAIN: token_store([5, 6], np.array([0, 1]))},
             source=str(folder / "source"),
@@ -37,6 +38,9 @@ class Runs:
         )
         self.num_finetuned = 0
         self.meanwhile: Callable[[], object] = lambda: None
+
+    def settings(self, folder: Path, *overrides: str) -> TaskSettings:
+        return task_settings("rte", f"output_dir={folder}", "finetune.epochs=1", *overrides)
 
     def prepare(self, *, reuse: bool = True, seed: int = 1) -> PreparedBackbone:
         def fine_tune(job: Any, weights: BackboneWeights, options: object) -> FinetuneResult:
@@ -58,6 +62,13 @@ def test_a_fine_tuning_is_found_again_as_it_was(runs: Runs):
     assert runs.num_finetuned == 1
     assert first.weights.fingerprint() == second.weights.fingerprint()
     assert first.folder == second.folder
+
+
+def test_layers_that_heads_read_are_of_no_account(runs: Runs, tmp_path: Path):
+    first = runs.prepare()
+    runs.job.settings = runs.settings(tmp_path, "extract.layers=[0,-1]")
+    assert runs.prepare().folder == first.folder
+    assert runs.num_finetuned == 1
 
 
 @pytest.mark.parametrize("reuse", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def expected_logits(exported: Exported, example: torch.Tensor) -> tuple[torch.Te
     if getattr(exported.classifier.config, "type_vocab_size", 0) < 2:
         del inputs["token_type_ids"]
     output = exported.classifier(**inputs, output_hidden_states=True)
-    hidden_TLD = torch.stack(output.hidden_states, dim=2)[0]
+    layers = json.loads((exported.folder / "config.json").read_text())["layers"]
+    hidden_TLD = torch.stack(output.hidden_states, dim=2)[0][:, layers or slice(None)]
     bert = torch.stack([output.start_logits[0], output.end_logits[0]], dim=1)
     return exported.head(hidden_TLD, torch.tensor([len(example)])), bert
 
@@ -47,6 +49,7 @@ def expected_logits(exported: Exported, example: torch.Tensor) -> tuple[torch.Te
         (("head.skip=mix", "head.share_layers=false"), "bert"),
         (("head.kind=scalar_mix",), "bert"),
         (("head.kind=mean_layers",), "bert"),
+        (("extract.layers=[1,-1]",), "bert"),
     ],
     ids=str,
 )

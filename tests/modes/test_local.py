@@ -25,7 +25,7 @@ from tiny import (
     token_store,
 )
 
-from bertvision_stream.heads.shape import HeadShape
+from bertvision_stream.heads.shape import HeadShape, kept_layers
 from bertvision_stream.models.backbone import Backbone, BackboneWeights
 from bertvision_stream.models.extract import BlockExtractor
 from bertvision_stream.models.finetune import FinetuneOptions, finetune
@@ -35,7 +35,8 @@ from bertvision_stream.modes.local import LocalEngine, train_in_process
 from bertvision_stream.modes.train import run_task
 from bertvision_stream.settings.command_line import load_settings
 from bertvision_stream.settings.tasks import TASKS
-from bertvision_stream.stream.blocks import TRAIN, BlockFormat
+from bertvision_stream.stream.blocks import TRAIN, BlockFormat, BlockKey
+from bertvision_stream.stream.codecs import EncodedBlock
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.cost_model import forecast
 from bertvision_stream.stream.placement import Placement
@@ -52,9 +53,10 @@ PART = "200KiB"  # of some 550 KiB that an epoch delivers
 WEIGHTS = BackboneWeights.of(tiny_classifier())
 
 
-def job_with(cache: str, *, epochs: int = 3, done: int = 0) -> Job:
+def job_with(cache: str, *overrides: str, epochs: int = 3, done: int = 0) -> Job:
     keys = ("backbone.dtype=fp32", "train.lr=1e-2", f"train.epochs={epochs}")
-    settings = task_settings("cola", *keys, f"stream.cache={cache}")
+    settings = task_settings("cola", *keys, f"stream.cache={cache}", *overrides)
+    num_kept = len(kept_layers(NUM_LAYERS, settings.extract.layers))
     stores = {}
     for seed, (split, count) in enumerate({TRAIN: 200, "validation": 60}.items()):
         labels = np.random.default_rng(seed).integers(0, 2, count)
@@ -63,7 +65,7 @@ def job_with(cache: str, *, epochs: int = 3, done: int = 0) -> Job:
     plan = plan_stream(
         settings,
         corpus,
-        BlockFormat.of(SHAPE, "bf16"),
+        BlockFormat.of(replace(SHAPE, num_layers=num_kept), "bf16"),
         num_extractors=1,
         num_nodes=1,
         store_bytes=2**28,
@@ -116,6 +118,40 @@ def test_numbers_do_not_depend_on_the_cache_and_counts_are_the_plan_s(
     assert stats.peak_bytes <= job.plan.budget.total_bytes
     assert stats.tokens_by_epoch[0] == sum(job.plan.block_tokens.values())
     assert len(outcome.epoch_seconds) == 3
+
+
+class SomeLayers:
+    """Cuts layers out of blocks that hold all."""
+
+    def __init__(self, corpus: Corpus, layers: tuple[int, ...]):
+        backbone = Backbone(WEIGHTS.build(), device=CPU, dtype=torch.float32)
+        self.corpus, self.layers = corpus, list(layers)
+        self.extractor = BlockExtractor(backbone, corpus, "bf16")
+
+    def extract(self, key: BlockKey) -> EncodedBlock:
+        block = self.extractor.extract(key)
+        return replace(block, hidden=block.hidden[:, self.layers].copy())
+
+
+@pytest.mark.parametrize(("written", "layers"), [("[-1,0]", (0, 2)), ("1", (1,))])
+def test_some_layers_give_the_head_that_is_trained_on_these_of_all(
+    written: str, layers: tuple[int, ...]
+) -> None:
+    job, whole = job_with("auto", f"extract.layers={written}"), job_with("auto")
+    outcome = LocalEngine().run(job, {"head": HeadJob(job.settings)})
+    heads = {"head": HeadJob(job.settings)}
+    training = make_training(job.corpus, TASK, heads, job.shape, device=CPU)
+    for _ in train_in_process(SomeLayers(job.corpus, layers), training):
+        pass
+    assert_same(outcome.heads["head"], training.results()["head"])
+    assert job.layers == layers
+    for key, num_bytes in job.plan.block_bytes.items():
+        of_logits = 4 * TASK.num_labels * job.corpus.block(key).num_examples
+        of_states = whole.plan.block_bytes[key] - of_logits
+        assert (num_bytes - of_logits) * NUM_LAYERS == of_states * len(layers)
+    assert outcome.stats.cache_bytes == sum(job.plan.block_bytes.values())
+    bert_logits = LocalEngine().run(whole, {"head": HeadJob(whole.settings)}).bert_logits
+    assert np.array_equal(outcome.bert_logits["validation"], bert_logits["validation"])
 
 
 def test_a_run_resumes_from_any_epoch() -> None:
@@ -174,6 +210,8 @@ def test_from_rows_to_results_without_ray(tmp_path: Path, monkeypatch: pytest.Mo
             "data.label_column=parity",
             f"data.max_length={MAX_LENGTH}",
             "finetune.epochs=1",
+            "extract.layers=[-1,0]",
+            "head.skip=mix",
             "train.epochs=2",
             "run_name=one",
         ]
@@ -183,6 +221,11 @@ def test_from_rows_to_results_without_ray(tmp_path: Path, monkeypatch: pytest.Mo
     folder = run_task(inputs, "a command", LocalRuntime())  # type: ignore[arg-type]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert len(metrics["train"]["loss"]) == 2
+    assert metrics["head"]["layers"] == [0, NUM_LAYERS - 1]
+    assert len(metrics["head"]["mix_weights"]) == 2
+    assert metrics["stream"]["dump_bytes_avoided"] == 150 * 2 * MAX_LENGTH * HIDDEN_SIZE * 4
+    assert json.loads((folder / "model" / "config.json").read_text())["layers"] == [0, 2]
+    assert "layers 0, 2 of a frozen BERT" in (folder / "model" / "README.md").read_text()
     assert set(metrics["splits"]["validation"]) == {"examples", "bert", "head", "ensemble"}
     assert (folder / "model" / "model.safetensors").is_file()
     again = replace(inputs, settings=inputs.settings.model_copy(update={"run_name": "two"}))

@@ -78,15 +78,18 @@ def plan_with(encoder: Path | str, *overrides: str) -> RunPlan:
     return make_plan(inputs, planned_cluster(settings))
 
 
-def test_bytes_are_those_of_real_blocks(this_machine: None, encoder: Path):
-    plan = plan_with(encoder, *GIVEN, "extract.codec=int8", "backbone.dtype=fp32")
+@pytest.mark.parametrize("layers", [(0, 1, 2), (0, 2)])
+def test_bytes_are_those_of_real_blocks(this_machine: None, encoder: Path, layers: tuple[int, ...]):
+    options = (*GIVEN, "extract.codec=int8", "backbone.dtype=fp32")
+    plan = plan_with(encoder, *options, f"extract.layers={list(layers)}")
     assert plan.chosen.codec == "int8"
     assert {each.codec for each in plan.codecs} == {"bf16", "int8", "fp32"}
     stores = {
         s.name: tokenize(s, tiny_tokenizer(), MAX_LENGTH) for s in (DATA.train, *DATA.validation)
     }
     model, _ = load_classifier(str(encoder), num_labels=2)
-    backbone = Backbone(model, device=CPU, dtype=next(model.parameters()).dtype)
+    dtype = next(model.parameters()).dtype
+    backbone = Backbone(model, device=CPU, dtype=dtype, layers=layers)
     for each in plan.codecs:
         corpus = Corpus.pack(stores, block_tokens=each.block_tokens, seed=42)
         extractor = BlockExtractor(backbone, corpus, each.codec)  # type: ignore[arg-type]
@@ -99,7 +102,12 @@ def test_bytes_are_those_of_real_blocks(this_machine: None, encoder: Path):
         assert each.token_bytes == sum(hidden) / tokens
     split_tokens = (plan.counts["train_tokens"], plan.counts["validation_tokens"])
     assert split_tokens == tuple(s.num_tokens for s in stores.values())
-    assert plan.dump_bytes == 210 * NUM_LAYERS * MAX_LENGTH * HIDDEN_SIZE * 4
+    assert plan.dump_bytes == 210 * len(layers) * MAX_LENGTH * HIDDEN_SIZE * 4
+    # The forward pass goes through all layers, whichever are kept.
+    assert plan.forward_flops == plan_with(encoder, *options).forward_flops
+    written = plan_json(plan)
+    assert (written["num_layers"], written["layers"]) == (NUM_LAYERS, list(layers))
+    assert f"16 wide; kept are {', '.join(map(str, layers))})" in render_plan(plan)
 
 
 def test_windows_are_planned_as_they_are(this_machine: None, tmp_path: Path):

@@ -77,7 +77,12 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
     return export_tiny(Path("outputs"), *CUSTOM, *FP32, task="custom")
 
 
-def test_scores_are_those_of_the_model_one_row_at_a_time(finished: Exported):
+@pytest.mark.parametrize("layers", ["all", "[0,-1]"])
+def test_scores_are_those_of_the_model_one_row_at_a_time(finished: Exported, layers: str):
+    if layers != "all":
+        shutil.rmtree("outputs")
+        given = (*CUSTOM, *FP32, f"extract.layers={layers}")
+        finished = export_tiny(Path("outputs"), *given, task="custom")
     predict("run=outputs/custom/one", "data.path=rows.csv", "run_name=p")
     rows = read(Path("outputs/custom/p/predictions_rows.jsonl"))
     frame = pd.read_csv("rows.csv")

@@ -158,6 +158,7 @@ def test_layers_show_both_shares_and_of_how_many_rows(rows: int, said: str):
         kind="adapter_pooler",
         parameters=1,
         backbone_parameters=2,
+        layers=(0, 3, 6),
         mix_weights=mix,
         mix_gamma=1.0,
         adapter_shares=adapters,
@@ -168,7 +169,7 @@ def test_layers_show_both_shares_and_of_how_many_rows(rows: int, said: str):
     assert figure.axes[1].get_ylabel().endswith(f"(over the tokens of {said}")
     for axes, shares in zip(figure.axes, (mix, adapters), strict=True):
         assert [bar.get_height() for bar in axes.patches] == list(shares)
-        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["emb.", "1", "2"]
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["emb.", "3", "6"]
     assert len(draw_layers(replace(head, mix_weights=()), "title").axes) == 1
 
 
@@ -208,7 +209,9 @@ def test_scores_against_a_quantity():
 
 
 def with_shares(report: RunReport) -> RunReport:
-    return replace(report, head=replace(report.head, adapter_shares=(0.25, 0.5, 0.25)))
+    return replace(
+        report, head=replace(report.head, layers=(0, 1, 2), adapter_shares=(0.25, 0.5, 0.25))
+    )
 
 
 def test_every_kind_of_task_has_its_plots(tmp_path: Path):

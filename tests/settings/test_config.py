@@ -28,7 +28,7 @@ backbone.name backbone.revision backbone.dtype
 data.path data.train_fraction data.max_length data.stride data.text_columns data.label_column
 data.no_label
 finetune.epochs finetune.lr finetune.batch_size finetune.reuse finetune.num_workers
-extract.num_extractors extract.num_gpus extract.block_tokens extract.codec
+extract.num_extractors extract.num_gpus extract.block_tokens extract.codec extract.layers
 stream.budget stream.cache
 head.kind head.adapter_dim head.share_layers head.skip head.pool head.dropout
 train.epochs train.lr train.batch_size train.weight_decay train.warmup_ratio train.patience

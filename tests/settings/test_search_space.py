@@ -230,6 +230,11 @@ def test_default_spaces_are_of_keys_that_can_be_searched(target):
             "Did you mean search.space.train.lr?",
         ),
         ("extract.codec=[bf16,int8]", "not a key that can be searched; there are train.lr", None),
+        (
+            "extract.layers=[[0,6],[3]]",
+            "all trials have the same layers: they read one stream",
+            "Write extract.layers=[0,6,-1] to set it for all, and search once for each list.",
+        ),
         ("adapter_dim=[8,16]", "not a key that", "Did you mean search.space.head.adapter_dim?"),
         (
             "train.epochs=1..5",
