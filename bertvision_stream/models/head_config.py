@@ -26,6 +26,8 @@ class AdapterPoolerConfig(PreTrainedConfig):
         backbone_revision: The branch, tag or commit of a hub id.
         backbone_fingerprint: A hash of the weights of the backbone that the head was trained on;
             of its encoder's alone where its classifier is untrained.
+        target_mean: The mean of the training labels of a regression; 0 for other tasks.
+        target_std: Their standard deviation; 1 for other tasks.
         task: The name of the task that the head was trained on.
         seed: Initialises the head, and the backbone's classifier where its source has none.
         kwargs: Arguments of `PreTrainedConfig`.
@@ -48,6 +50,8 @@ class AdapterPoolerConfig(PreTrainedConfig):
         backbone_source: str | None = None,
         backbone_revision: str | None = None,
         backbone_fingerprint: str | None = None,
+        target_mean: float = 0.0,
+        target_std: float = 1.0,
         task: str | None = None,
         seed: int = 0,
         **kwargs: Any,
@@ -55,12 +59,15 @@ class AdapterPoolerConfig(PreTrainedConfig):
         if not isinstance(backbone_config, PreTrainedConfig):
             options = dict(backbone_config or {"model_type": "bert"})
             backbone_config = AutoConfig.for_model(options.pop("model_type"), **options)
-        self.head = HeadSettings.model_validate(head or {}).model_dump()
+        # Heads that were exported before `start` was a setting begin anew.
+        self.head = HeadSettings.model_validate({"start": "new", **(head or {})}).model_dump()
         self.max_tokens = max_tokens
         self.backbone_config = backbone_config
         self.backbone_source = backbone_source
         self.backbone_revision = backbone_revision
         self.backbone_fingerprint = backbone_fingerprint
+        self.target_mean = target_mean
+        self.target_std = target_std
         self.task = task
         self.seed = seed
         super().__init__(**kwargs)

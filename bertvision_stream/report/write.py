@@ -142,6 +142,7 @@ def write_results(
     export_model(
         model,
         head=head.state,
+        target_scale=objective.target_scale(stores[TRAIN].labels),
         settings=settings,
         task=job.task,
         backbone=job.backbone,
