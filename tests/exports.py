@@ -83,6 +83,8 @@ def export_tiny(
     )
     layers_and_size = hidden_shape(classifier.config)
     shape = HeadShape(*layers_and_size, facts.num_labels, MAX_LENGTH, facts.per_token)
+    if facts.kind == "regression":
+        shape = replace(shape, target_mean=2.5, target_std=1.25)
     head = Head(settings.head, shape, seed=seed).eval()
     with torch.no_grad():  # an untrained head has zeros where they would hide mistakes
         for parameter in head.parameters():
@@ -102,6 +104,7 @@ def export_tiny(
     export_model(
         exported.folder,
         head=head.state_dict(),
+        target_scale=(shape.target_mean, shape.target_std),
         settings=settings,
         task=facts,
         backbone=backbone,

@@ -26,11 +26,10 @@ class AdapterPoolerConfig(PreTrainedConfig):
         backbone_revision: The branch, tag or commit of a hub id.
         backbone_fingerprint: A hash of the weights of the backbone that the head was trained on;
             of its encoder's alone where its classifier is untrained.
-        target_mean: The mean of the training labels of a regression; 0 for other tasks.
-        target_std: Their standard deviation; 1 for other tasks.
         task: The name of the task that the head was trained on.
         seed: Initialises the head, and the backbone's classifier where its source has none.
-        kwargs: Arguments of `PreTrainedConfig`.
+        kwargs: Arguments of `PreTrainedConfig`; and of a regression `target_mean` and `target_std`,
+            mean and standard deviation of the labels in training, see `HeadShape`.
     """
 
     model_type = "adapter_pooler"
@@ -50,8 +49,6 @@ class AdapterPoolerConfig(PreTrainedConfig):
         backbone_source: str | None = None,
         backbone_revision: str | None = None,
         backbone_fingerprint: str | None = None,
-        target_mean: float = 0.0,
-        target_std: float = 1.0,
         task: str | None = None,
         seed: int = 0,
         **kwargs: Any,
@@ -66,8 +63,8 @@ class AdapterPoolerConfig(PreTrainedConfig):
         self.backbone_source = backbone_source
         self.backbone_revision = backbone_revision
         self.backbone_fingerprint = backbone_fingerprint
-        self.target_mean = target_mean
-        self.target_std = target_std
+        self.target_mean: float = kwargs.pop("target_mean", 0.0)
+        self.target_std: float = kwargs.pop("target_std", 1.0)
         self.task = task
         self.seed = seed
         super().__init__(**kwargs)

@@ -27,7 +27,6 @@ from transformers.modeling_outputs import (
 
 from bertvision_stream.heads.head import Head
 from bertvision_stream.heads.shape import HeadShape, hidden_shape
-from bertvision_stream.models.backbone import model_logits
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.models.last_layers import compute_in_fp32
 from bertvision_stream.settings.settings import HeadSettings
@@ -115,6 +114,8 @@ class AdapterPoolerModel(PreTrainedModel):
         Raises:
             ValueError: An example has no token, or more than the head has positions.
         """
+        from bertvision_stream.models.backbone import model_logits
+
         states = output.hidden_states
         real_BS = real_tokens(states[0], attention_mask)
         lengths_B = real_BS.sum(dim=1)
