@@ -194,6 +194,7 @@ def _train_summary(job: Job, head: HeadResult) -> TrainSummary:
         planned_epochs=job.settings.train.epochs,
         best_epoch=head.chosen_epoch,
         chosen_by=head.chosen_by,
+        start=head.start,
     )
 
 

@@ -264,12 +264,12 @@ def test_every_flipped_bit_of_what_it_holds_is_noticed(tmp_path: Path):
             load_checkpoint(path)
 
 
-def test_a_checkpoint_of_a_version_without_hashes_still_loads(tmp_path: Path):
+@pytest.mark.parametrize("metadata", [{}, {"format": "1", "hash": "0"}])
+def test_a_checkpoint_of_another_version_says_so(tmp_path: Path, metadata: dict[str, str]):
     path = tmp_path / "last.safetensors"
-    save_file({"x": torch.ones(2)}, path, {"facts": json.dumps(FACTS)})
-    loaded = load_checkpoint(path)
-    assert loaded.facts == FACTS
-    assert torch.equal(loaded.tensors["x"], torch.ones(2))
+    save_file({"x": torch.ones(2)}, path, {"facts": json.dumps(FACTS), **metadata})
+    with pytest.raises(ConfigError, match="another version of bertvision_stream wrote it"):
+        load_checkpoint(path)
 
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path: Path):
