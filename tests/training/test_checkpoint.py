@@ -40,6 +40,7 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "cls": ("train.batch_size=200", "head.kind=cls", "train.weight_decay=0.3"),
     "impatient": ("train.batch_size=16", "train.patience=1"),
     "shorter": ("train.batch_size=16", "train.epochs=2"),
+    "begins as BERT": ("train.batch_size=25", "head.start=bert", "train.patience=2"),
     "wild": ("train.batch_size=16", "train.lr=1e30"),
 }
 
@@ -117,9 +118,10 @@ def test_training_goes_on_from_a_file_bit_for_bit(tmp_path: Path, task: Task, pr
     # All was there to be kept: heads that ended early, chose an early epoch, or failed.
     results = uninterrupted.results()
     epochs = {name: len(result.history) for name, result in results.items()}
-    short = {"impatient": 2, "shorter": 2, "wild": 0}
+    short = {"impatient": 2, "begins as BERT": 2, "shorter": 2, "wild": 0}
     assert epochs == dict.fromkeys(HEADS, NUM_EPOCHS) | short
     assert results["impatient"].chosen_epoch == 1
+    assert results["begins as BERT"].chosen_epoch == 0
     assert results["wild"].failure.startswith("the training loss became ")
 
 
