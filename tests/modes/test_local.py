@@ -53,7 +53,7 @@ WEIGHTS = BackboneWeights.of(tiny_classifier())
 
 
 def job_with(cache: str, *, epochs: int = 3) -> Job:
-    keys = ("backbone.dtype=fp32", "train.lr=1e-2", f"train.epochs={epochs}")
+    keys = ("backbone.dtype=fp32", "train.lr=1e-2", f"train.epochs={epochs}", "head.start=bert")
     settings = task_settings("cola", *keys, f"stream.cache={cache}")
     stores = {}
     for seed, (split, count) in enumerate({TRAIN: 200, "validation": 60}.items()):
