@@ -173,23 +173,23 @@ class Head(nn.Module):
     def logits(self, output: torch.Tensor, bert_logits: torch.Tensor | None) -> torch.Tensor:
         """What the last layer gives to logits, both [B, C] or [T, C].
 
-        They are `mean + std * output`, or for a head that begins as BERT
-        `bert + (scale - 1) * (bert - mean) + std * output`, with mean and standard deviation of the
-        target of a regression (0 and 1 for other tasks) and the learned scale, which begins at 1.
-        Written so, the first logits are BERT's to the bit.
+        They are the output or, of a head that begins as BERT, `output + scale * bert` with a
+        learned scale, which begins at 1. A regression gives `mean + std * output`, or
+        `std * output + bert + (scale - 1) * (bert - mean)`, with mean and standard deviation of its
+        target. So the first logits are BERT's to the bit.
 
         Raises:
             ValueError: BERT's logits are missing where the head begins as BERT.
         """
-        mean = self.shape.target_mean
-        if self.shape.num_outputs == 1:
-            output = output * self.shape.target_std
-        if self.bert_scale is None:
-            return output + mean if mean else output
+        mean, std, scale = self.shape.target_mean, self.shape.target_std, self.bert_scale
+        is_number = self.shape.num_outputs == 1
+        if scale is None:
+            return mean + std * output if is_number else output
         if bert_logits is None:
             raise ValueError("a head with start=bert needs BERT's own logits as third argument")
-        apart = bert_logits - mean if mean else bert_logits
-        return bert_logits + (self.bert_scale - 1) * apart + output
+        if is_number:
+            return std * output + bert_logits + (scale - 1) * (bert_logits - mean)
+        return torch.addcmul(output, scale, bert_logits)
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         """Dropout from the head's own generator: neighbours do not change its numbers."""
