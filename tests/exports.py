@@ -82,6 +82,8 @@ def export_tiny(
         **({"id2label": dict(enumerate(labels))} if labels else {}),
     )
     shape = HeadShape.of(classifier.config, facts, MAX_LENGTH, settings.extract.layers)
+    if facts.kind == "regression":
+        shape = replace(shape, target_mean=2.5, target_std=1.25)
     head = Head(settings.head, shape, seed=seed).eval()
     with torch.no_grad():  # an untrained head has zeros where they would hide mistakes
         for parameter in head.parameters():
@@ -101,6 +103,7 @@ def export_tiny(
     export_model(
         exported.folder,
         head=head.state_dict(),
+        target_scale=(shape.target_mean, shape.target_std),
         settings=settings,
         task=facts,
         backbone=backbone,

@@ -21,7 +21,8 @@ class HeadReport:
 
     Attributes:
         history: The records of all epochs that the head has trained, the last one included.
-        chosen_epoch: The epoch whose weights the head would keep if it ended now; counted from 1.
+        kept: The record of the epoch whose weights the head would keep if it ended now; None
+            before its first epoch.
         failure: Why the training of the head was stopped; empty if it was not.
         active: Whether the head has epochs left.
         checkpoint: The whole state of the head as a safetensors file. It is bytes and no tensor, so
@@ -29,7 +30,7 @@ class HeadReport:
     """
 
     history: tuple[EpochRecord, ...]
-    chosen_epoch: int
+    kept: EpochRecord | None
     failure: str
     active: bool
     checkpoint: bytes

@@ -25,13 +25,14 @@ from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.cost_model import trials_at_once
 from bertvision_stream.training.checkpoint import Checkpoint
 from bertvision_stream.training.head_job import HeadJob
+from bertvision_stream.training.metrics import main_score
 from bertvision_stream.training.records import EpochRecord
 from bertvision_stream.utils.errors import SearchError
 from bertvision_stream.utils.log import log
 from tune.epoch_barrier import EpochBarrier, HeadReport
 from tune.space import make_searcher, tune_domains
 from tune.trial import HeadTrial
-from tune.trial_results import MODE, SCORE, epoch_result
+from tune.trial_results import MODE, SCORE
 from tune.trials import number_of, read_search
 
 # The folder of Tune's experiment in the folder of the run.
@@ -319,9 +320,11 @@ def _reports(stream_actors: StreamActors) -> dict[str, HeadReport]:
             if kind != "head":
                 continue
             head = state.part(part)
+            records = [*filter(None, [head.facts["start"]]), *head.facts["history"]]
+            by_epoch = {record["epoch"]: EpochRecord(**record) for record in records}
             reports[name] = HeadReport(
-                history=tuple(EpochRecord(**record) for record in head.facts["history"]),
-                chosen_epoch=head.facts["chosen_epoch"],
+                history=tuple(by_epoch[record["epoch"]] for record in head.facts["history"]),
+                kept=by_epoch.get(head.facts["chosen_epoch"]),
                 failure=head.facts["failure"],
                 active=name in end.active,
                 checkpoint=head.to_bytes(),
@@ -332,9 +335,7 @@ def _reports(stream_actors: StreamActors) -> dict[str, HeadReport]:
 def _line(epoch: int, reports: dict[str, HeadReport]) -> str:
     """One line for people about an epoch of the stream, however many trials there are."""
     scores = [
-        epoch_result(r.history[-1], kept=r.history[r.chosen_epoch - 1])[SCORE]
-        for r in reports.values()
-        if not r.failure
+        main_score(r.kept.scores) for r in reports.values() if r.kept is not None and not r.failure
     ]
     failed = f", {len(reports) - len(scores)} diverged" if len(scores) < len(reports) else ""
     best = f", scores {min(scores):.4f} to {max(scores):.4f}" if scores else ""

@@ -51,8 +51,8 @@ class HeadTrial(tune.Trainable):
         self._report = report
         if report.failure:
             return {**failure_result(report.failure), "done": True}
-        kept = report.history[report.chosen_epoch - 1]
-        return {**epoch_result(report.history[-1], kept=kept), "done": not report.active}
+        assert report.kept is not None
+        return {**epoch_result(report.history[-1], kept=report.kept), "done": not report.active}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the state of the head after its last epoch, and the number of its epochs."""

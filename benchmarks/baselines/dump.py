@@ -42,7 +42,7 @@ def dump(inputs: Inputs, folder: Path) -> HeadOutcome:
         for split in inputs.corpus.validation_splits:
             for rows, batch in _load(path, split, stores[split], fit.batch_size, None):
                 evaluate_together([fit], split, rows.numpy(), batch)
-        fit.end_epoch()
+        fit.end_epoch({})  # this head reads no logits of BERT
         watch.epoch_ends()
     return watch.outcome(fit.history, folder)
 
@@ -97,8 +97,9 @@ class _Dumped(Dataset[Any]):
 def _collate(examples: list[tuple[int, torch.Tensor, int, Any]]) -> tuple[torch.Tensor, Batch]:
     rows, states, lengths, labels = zip(*examples, strict=True)
     packed = torch.cat([s[:length] for s, length in zip(states, lengths, strict=True)])
+    no_logits = torch.empty(len(rows), 0)
     return torch.tensor(rows), Batch(
-        packed, torch.tensor(lengths), torch.from_numpy(np.array(labels))
+        packed, torch.tensor(lengths), torch.from_numpy(np.array(labels)), no_logits
     )
 
 

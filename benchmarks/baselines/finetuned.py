@@ -11,7 +11,7 @@ from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
     load_classifier,
-    set_output_bias,
+    rescale_output,
 )
 from bertvision_stream.models.extract import validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, StepReport, finetune
@@ -35,9 +35,9 @@ def finetuned(inputs: Inputs, folder: Path) -> Curve:
     model, has_classifier = load_classifier(
         inputs.tokenized.source, num_labels=task.num_labels, seed=settings.seed
     )
-    bias = objective.initial_bias(stores[TRAIN].labels)
-    if bias is not None and not has_classifier:
-        set_output_bias(model, bias)
+    if task.kind == "regression" and not has_classifier:
+        mean, std = objective.target_scale(stores[TRAIN].labels)
+        rescale_output(model, mean=mean, std=std)
     options = FinetuneOptions(
         epochs=settings.finetune.epochs,
         lr=settings.finetune.lr,

@@ -79,7 +79,7 @@ def ray_data(inputs: Inputs, folder: Path) -> HeadOutcome:
             for split in inputs.corpus.validation_splits:
                 for rows, batch in batches(split, None):
                     evaluate_together([fit], split, rows, batch)
-            fit.end_epoch()
+            fit.end_epoch({})  # this head reads no logits of BERT
             watch.epoch_ends()
     return watch.outcome(fit.history, folder)
 
@@ -91,4 +91,5 @@ def _collate(
     lengths = torch.tensor([len(each) for each in states])
     bits = torch.from_numpy(np.concatenate(list(states)))
     hidden_TLD = bits.view(torch.bfloat16).to(dtype)
-    return ids, Batch(hidden_TLD, lengths, torch.from_numpy(labels[ids]))
+    no_logits = torch.empty(len(ids), 0)
+    return ids, Batch(hidden_TLD, lengths, torch.from_numpy(labels[ids]), no_logits)

@@ -22,6 +22,10 @@ class Head(nn.Module):
 
     With `shape.per_token` there is no pooling, and the last layer makes logits of every token.
 
+    With `start=bert` the last layer begins at zero, and what it gives is added to the logits of
+    BERT's own classifier: the head begins as BERT, and moves away from it where that lowers the
+    loss (side-tuning, arXiv:1912.13503). Else, `auto` included, it begins with random weights.
+
     | kind | features of a token |
     |---|---|
     | `adapter_pooler` | adapters of every layer, and a skip |
@@ -39,7 +43,8 @@ class Head(nn.Module):
         self.dropout = settings.dropout
         self.shape = shape
         # Heads of one key have the same formula, and parameters of the same shapes.
-        self.stack_key = (settings.model_copy(update={"dropout": 0.0}), shape)
+        alike = {"dropout": 0.0, "start": "bert" if self.begins_as_bert else "new"}
+        self.stack_key = (settings.model_copy(update=alike), shape)
         self._generator_seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
@@ -73,6 +78,18 @@ class Head(nn.Module):
             self.pool = make_pool(pool_name, widths, shape.max_length)
         self.token_width = sum(widths)  # features of a token
         self.output = nn.Linear(positions * self.token_width, shape.num_outputs)
+        self.bert_scale: nn.Parameter | None = None
+        if settings.start == "bert":
+            self.bert_scale = nn.Parameter(torch.ones(()))
+            nn.init.zeros_(self.output.weight)
+            nn.init.zeros_(self.output.bias)
+        elif shape.num_outputs == 1:
+            nn.init.zeros_(self.output.bias)  # the mean label need not be learned
+
+    @property
+    def begins_as_bert(self) -> bool:
+        """Whether the head adds its logits to those of BERT's own classifier."""
+        return self.bert_scale is not None
 
     @property
     def mix(self) -> ScalarMix | None:
@@ -91,16 +108,22 @@ class Head(nn.Module):
         """The number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_TLD: torch.Tensor,
+        lengths_B: torch.Tensor,
+        bert_logits: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Packed hidden states [T, L, D] (bf16 or fp32) of B examples to logits in fp32.
 
-        They are [B, C], or [T, C] with `shape.per_token`.
+        They are [B, C], or [T, C] with `shape.per_token`, and so are BERT's own logits, in fp32,
+        which only a head that begins as BERT reads.
         """
         hidden_TLD, lengths_B = self.tokens_read(hidden_TLD, lengths_B)
         features = self.token_features(hidden_TLD)
         if self.pool is None:
-            return self.classify(torch.cat(features, dim=-1))
-        return self.classify(self.pool(features, lengths_B))
+            return self.classify(torch.cat(features, dim=-1), bert_logits)
+        return self.classify(self.pool(features, lengths_B), bert_logits)
 
     def tokens_read(
         self, hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
@@ -143,9 +166,30 @@ class Head(nn.Module):
         for device, generator in self._generators.items():
             generator.set_state(states[str(device)])
 
-    def classify(self, pooled_BF: torch.Tensor) -> torch.Tensor:
+    def classify(self, pooled_BF: torch.Tensor, bert_logits: torch.Tensor | None) -> torch.Tensor:
         """Features [B, F] or [T, F] to logits, with dropout between them in training."""
-        return self.output(self._drop(pooled_BF))
+        return self.logits(self.output(self._drop(pooled_BF)), bert_logits)
+
+    def logits(self, output: torch.Tensor, bert_logits: torch.Tensor | None) -> torch.Tensor:
+        """What the last layer gives to logits, both [B, C] or [T, C].
+
+        They are the output or, of a head that begins as BERT, `output + scale * bert` with a
+        learned scale, which begins at 1. A regression gives `mean + std * output`, or
+        `std * output + bert + (scale - 1) * (bert - mean)`, with mean and standard deviation of its
+        target. So the first logits are BERT's to the bit.
+
+        Raises:
+            ValueError: BERT's logits are missing where the head begins as BERT.
+        """
+        mean, std, scale = self.shape.target_mean, self.shape.target_std, self.bert_scale
+        is_number = self.shape.num_outputs == 1
+        if scale is None:
+            return mean + std * output if is_number else output
+        if bert_logits is None:
+            raise ValueError("a head with start=bert needs BERT's own logits as third argument")
+        if is_number:
+            return std * output + bert_logits + (scale - 1) * (bert_logits - mean)
+        return torch.addcmul(output, scale, bert_logits)
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         """Dropout from the head's own generator: neighbours do not change its numbers."""

@@ -21,6 +21,9 @@ class HeadShape:
         num_outputs: C, the number of logits.
         max_length: The most tokens of an example; the number of positions of `pool=flatten`.
         per_token: Whether every token has logits, and not every example: nothing is pooled then.
+        target_mean: The mean of the numbers that a regression learns; 0 for other tasks.
+        target_std: Their standard deviation; 1 for other tasks. Inside of a head a regression is
+            in units of it, so that rates and decay suit labels of any size.
     """
 
     num_layers: int
@@ -28,6 +31,8 @@ class HeadShape:
     num_outputs: int
     max_length: int
     per_token: bool = False
+    target_mean: float = 0.0
+    target_std: float = 1.0
 
     @classmethod
     def of(

@@ -27,9 +27,12 @@ def num_together(head: Head, num_tokens: int) -> int:
 
 
 def stacked_logits(
-    heads: Sequence[Head], hidden_TLD: torch.Tensor, lengths_B: torch.Tensor
+    heads: Sequence[Head],
+    hidden_TLD: torch.Tensor,
+    lengths_B: torch.Tensor,
+    bert_logits: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
-    """The logits of each head: up to rounding, those of `head(hidden_TLD, lengths_B)`.
+    """The logits of each head: up to rounding, those of `head(hidden_TLD, lengths_B, bert_logits)`.
 
     Parameters stay the heads' own: a backward pass from the losses brings each its gradient.
     Dropout draws from a head's own generator what it would draw alone.
@@ -38,6 +41,7 @@ def stacked_logits(
         heads: Heads of one `stack_key`; a single one is just called.
         hidden_TLD: Packed hidden states in bf16 or fp32, which need no gradient.
         lengths_B: The number of tokens of each example.
+        bert_logits: BERT's own logits in fp32, [B, C] or [T, C], for heads that begin as BERT.
 
     Raises:
         ValueError: The heads differ in more than values, seeds and dropout.
@@ -54,20 +58,23 @@ def stacked_logits(
     drops = any(head.training and head.dropout for head in heads)
     # A mask of all positions or tokens costs more than the rest.
     if len(heads) == 1 or (drops and (flatten or first.pool is None)):
-        return [head(hidden_TLD, lengths_B) for head in heads]
+        return [head(hidden_TLD, lengths_B, bert_logits) for head in heads]
     hidden_TLD, lengths_B = first.tokens_read(hidden_TLD, lengths_B)
     parts = _parts(heads)
-    if first.pool is None:
-        logits_HTC = _token_logits(heads, parts, hidden_TLD)
-        return [logits + h.output.bias for h, logits in zip(heads, logits_HTC, strict=True)]
-    if flatten:
-        logits_HBC = _flat_logits(heads, parts, hidden_TLD, lengths_B)
-        return [logits + h.output.bias for h, logits in zip(heads, logits_HBC, strict=True)]
+    if first.pool is None or flatten:
+        products = (
+            _token_logits(heads, parts, hidden_TLD)
+            if first.pool is None
+            else _flat_logits(heads, parts, hidden_TLD, lengths_B)
+        )
+        pairs = zip(heads, products, strict=True)
+        return [head.logits(product + head.output.bias, bert_logits) for head, product in pairs]
     if isinstance(first.pool, AttentionPool):
         pooled_HBF = _attended(heads, parts, hidden_TLD, lengths_B)
     else:  # the mean of all tokens, or of the first alone
         pooled_HBF = _means(parts, hidden_TLD, lengths_B)
-    return [head.classify(pooled_BF) for head, pooled_BF in zip(heads, pooled_HBF, strict=True)]
+    pairs = zip(heads, pooled_HBF, strict=True)
+    return [head.classify(pooled_BF, bert_logits) for head, pooled_BF in pairs]
 
 
 def _parts(heads: Sequence[Head]) -> Parts:

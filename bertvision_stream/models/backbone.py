@@ -171,14 +171,13 @@ def problem_type(num_labels: int, per_token: bool) -> str | None:
     return "regression" if num_labels == 1 else "single_label_classification"
 
 
-def set_output_bias(model: PreTrainedModel, value: float) -> None:
-    """Start an untrained regression at `value`, the mean label, and not at zero.
-
-    The first steps of a short fine-tuning are then not spent on reaching the mean.
-    """
+def rescale_output(model: PreTrainedModel, *, mean: float, std: float) -> None:
+    """Make a regression give `mean + std * y` where it gave `y`, by its last layer's weights."""
     # The last layer has another name in every family of models, but always this shape.
     outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1]
-    nn.init.constant_(outputs[-1].bias, value)
+    with torch.no_grad():
+        outputs[-1].weight.mul_(std)
+        outputs[-1].bias.mul_(std).add_(mean)
 
 
 def _hub_options(source: str, revision: str | None) -> dict[str, Any]:

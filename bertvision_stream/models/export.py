@@ -28,6 +28,7 @@ def export_model(
     folder: Path,
     *,
     head: Mapping[str, torch.Tensor],
+    target_scale: tuple[float, float],
     settings: TaskSettings,
     task: Task,
     backbone: PreparedBackbone,
@@ -39,6 +40,7 @@ def export_model(
     Args:
         folder: The folder of the model, which is replaced if it exists.
         head: The head's parameters by name.
+        target_scale: Mean and standard deviation of the numbers that a regression has learned.
         settings: The settings of the run.
         task: What the head has learned.
         backbone: The classifier on whose hidden states the head was trained.
@@ -49,6 +51,7 @@ def export_model(
         OutputError: The folder cannot be written.
     """
     config = _config(settings, task, backbone)
+    config.target_mean, config.target_std = target_scale
     config.backbone_source = backbone_source(folder, settings, backbone)
     weights = {f"head.{name}": tensor.numpy() for name, tensor in head.items()}
     if config.backbone_source is None:

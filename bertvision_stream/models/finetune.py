@@ -17,7 +17,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bertvision_stream.data.tokens import TokenStore
-from bertvision_stream.models.backbone import model_logits, padded_inputs, real_positions
+from bertvision_stream.models.backbone import (
+    model_logits,
+    padded_inputs,
+    real_positions,
+    rescale_output,
+)
 from bertvision_stream.stream.corpus import packed_positions
 from bertvision_stream.training.objectives.base import Objective
 from bertvision_stream.training.optimizer import learning_rate, make_adamw, set_learning_rate
@@ -34,6 +39,7 @@ _BATCHES_SORTED_TOGETHER = 8
 
 # A part of the hash: raise it when the loop changes its numbers.
 _VERSION = 1
+_REGRESSION_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,10 @@ def finetune(
 ) -> PreTrainedModel:
     """Fine-tune all parameters in place: AdamW, linear warm-up and decay, gradient clipping.
 
+    A regression learns labels of mean 0 and standard deviation 1, so that the rates and the clipped
+    gradients suit labels of any size. Its last layer is scaled before and after: what comes in and
+    what comes out are models in the labels' own units.
+
     Args:
         model: A sequence classifier or a question-answering model in fp32.
         store: The training tokens and labels.
@@ -135,6 +145,9 @@ def finetune(
     """
     torch.manual_seed(options.seed * 1000 + worker.rank)  # dropout
     nn.Module.to(model, device).train()  # transformers' own `to` hides its types
+    mean, std = objective.target_scale(store.labels)
+    if objective.task.kind == "regression":
+        rescale_output(model, mean=-mean / std, std=1 / std)
     autocast = pick_dtype(options.dtype, device) == torch.bfloat16
     wrapped = worker.wrap(model)
     optimizer = make_adamw(model, lr=options.lr, weight_decay=WEIGHT_DECAY)
@@ -151,6 +164,8 @@ def finetune(
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = _logits(wrapped, store, own_or_any, model.config, device)
         labels = torch.from_numpy(np.asarray(store.labels[own_or_any])).to(device)
+        if objective.task.kind == "regression":
+            labels = (labels - mean) / std
         lengths_b = torch.from_numpy(store.lengths[own_or_any]).to(device)
         losses_b = objective.loss(logits, labels, lengths_b, "none")
         # DDP averages gradients over workers; this makes that the mean over the batch's rows.
@@ -171,6 +186,8 @@ def finetune(
                 )
             on_step(StepReport(step + 1, total, mean_loss, tokens))
             losses = []
+    if objective.task.kind == "regression":
+        rescale_output(model, mean=mean, std=std)
     return model
 
 
@@ -218,7 +235,8 @@ def content_hash(
         num_workers: The number of workers that share a step: the order of their sums changes the
             last bits.
     """
-    parts: list[Any] = [repr((_VERSION, asdict(options), tuple(outputs), num_workers))]
+    version = _REGRESSION_VERSION if store.labels.dtype.kind == "f" else _VERSION
+    parts: list[Any] = [repr((version, asdict(options), tuple(outputs), num_workers))]
     if Path(source).is_dir():
         for path in sorted(Path(source).glob("*")):
             if path.suffix in {".json", ".safetensors", ".txt"}:

@@ -31,9 +31,10 @@ class AdapterPoolerConfig(PreTrainedConfig):
         task: The name of the task that the head was trained on.
         seed: Initialises the head, and the backbone's classifier where its source has none.
         kwargs: Arguments of `PreTrainedConfig`; `layers`, the numbers of the layers that the head
-            reads, ascending (0 is the embeddings; None, as in models of older versions: all); and
-            `weights_fingerprint`, a hash of the weights that were exported with this configuration,
-            which models of older versions lack.
+            reads, ascending (0 is the embeddings; None, as in models of older versions: all);
+            `target_mean` and `target_std`, mean and standard deviation of the training labels of a
+            regression, see `HeadShape`; and `weights_fingerprint`, a hash of the weights that were
+            exported with this configuration, which models of earlier versions lack.
     """
 
     model_type = "adapter_pooler"
@@ -62,13 +63,16 @@ class AdapterPoolerConfig(PreTrainedConfig):
             options = dict(backbone_config or {"model_type": "bert"})
             check_sizes(options, "the backbone of the model")
             backbone_config = AutoConfig.for_model(options.pop("model_type"), **options)
-        self.head = HeadSettings.model_validate(head or {}).model_dump()
+        # Heads that were exported before `start` was a setting begin anew.
+        self.head = HeadSettings.model_validate({"start": "new", **(head or {})}).model_dump()
         self.max_tokens = max_tokens
         self.backbone_config = backbone_config
         self.backbone_source = backbone_source
         self.backbone_revision = backbone_revision
         self.backbone_fingerprint = backbone_fingerprint
         self.weights_fingerprint: str | None = kwargs.pop("weights_fingerprint", None)
+        self.target_mean: float = kwargs.pop("target_mean", 0.0)
+        self.target_std: float = kwargs.pop("target_std", 1.0)
         self.task = task
         self.seed = seed
         self.layers: list[int] | None = kwargs.pop("layers", None)

@@ -63,8 +63,15 @@ class AdapterPoolerModel(PreTrainedModel):
     def __init__(self, config: AdapterPoolerConfig):
         super().__init__(config)
         self.layers_read = config.layers_read
-        sizes = len(self.layers_read), hidden_shape(config.backbone_config)[1]
-        shape = HeadShape(*sizes, config.num_outputs, config.max_tokens, self.per_token)
+        shape = HeadShape(
+            len(self.layers_read),
+            hidden_shape(config.backbone_config)[1],
+            config.num_outputs,
+            config.max_tokens,
+            self.per_token,
+            config.target_mean,
+            config.target_std,
+        )
         self.backbone = self.backbone_class.from_config(config.backbone_config)  # type: ignore[attr-defined]
         self.head = Head(HeadSettings.model_validate(config.head), shape, seed=config.seed)
         self.post_init()
@@ -108,24 +115,31 @@ class AdapterPoolerModel(PreTrainedModel):
         return bool(self.config.return_dict if return_dict is None else return_dict)
 
     def run_head(
-        self, states: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
+        self,
+        states: tuple[torch.Tensor, ...],
+        output: Any,
+        attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Logits of the head in fp32: [B, C], or packed [T, C] where every token has logits.
 
         Args:
             states: Hidden states [B, S, D] of every layer that the head reads, padded.
+            output: What the backbone returned, its own logits among it.
             attention_mask: [B, S], 1 at real tokens; None takes all for real.
 
         Raises:
             ValueError: An example has no token, or more than the head has positions.
         """
+        from bertvision_stream.models.backbone import model_logits
+
         real_BS = real_tokens(states[0], attention_mask)
         lengths_B = real_BS.sum(dim=1)
         self._check_lengths(lengths_B)
         hidden_TLD = torch.stack([layer_BSD[real_BS] for layer_BSD in states], dim=1)
         # `model.half()` casts the head as well, and its formula wants fp32.
         weights = {name: weight.float() for name, weight in self.head.named_parameters()}
-        return torch.func.functional_call(self.head, weights, (hidden_TLD, lengths_B))
+        bert_logits = model_logits(output, real_BS.flatten())
+        return torch.func.functional_call(self.head, weights, (hidden_TLD, lengths_B, bert_logits))
 
     def _check_lengths(self, lengths_B: torch.Tensor) -> None:
         shortest, longest = int(lengths_B.min()), int(lengths_B.max())
@@ -283,7 +297,7 @@ class AdapterPoolerForSequenceClassification(AdapterPoolerModel):
             input_ids=input_ids,
             **kwargs,
         )
-        logits: Any = self.run_head(states, attention_mask)
+        logits: Any = self.run_head(states, output, attention_mask)
         result = AdapterPoolerOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
@@ -351,7 +365,7 @@ class AdapterPoolerForQuestionAnswering(AdapterPoolerModel):
             input_ids=input_ids,
             **kwargs,
         )
-        logits_T2 = self.run_head(states, attention_mask)
+        logits_T2 = self.run_head(states, output, attention_mask)
         real_BS = real_tokens(states[0], attention_mask)
         logits_BS2 = logits_T2.new_full((*real_BS.shape, 2), PADDING_LOGIT)
         logits_BS2[real_BS] = logits_T2

@@ -14,7 +14,7 @@ from bertvision_stream.models.backbone import (
     Backbone,
     BackboneWeights,
     load_classifier,
-    set_output_bias,
+    rescale_output,
 )
 from bertvision_stream.models.extract import validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, content_hash
@@ -99,9 +99,9 @@ def prepare_backbone(job: PlannedJob, fine_tune: FineTune, *, reuse: bool) -> Pr
     check_num_workers(num_workers, job.cluster)
     model, has_classifier = _load(job, job.source)
     objective = make_objective(task)
-    bias = objective.initial_bias(train.labels)
-    if bias is not None and not has_classifier:
-        set_output_bias(model, bias)
+    if task.kind == "regression" and not has_classifier:
+        mean, std = objective.target_scale(train.labels)
+        rescale_output(model, mean=mean, std=std)
     log.info("fine-tuning for %g epochs at %g ...", options.epochs, options.lr)
     result = fine_tune(job, BackboneWeights.of(model), options)
     scores = objective.metrics_by_split(result.logits, job.stores)

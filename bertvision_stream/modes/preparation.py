@@ -12,6 +12,7 @@ from bertvision_stream.models.job import Job, PlannedJob, TokenizedTask
 from bertvision_stream.models.prepare import prepare_backbone
 from bertvision_stream.modes.engine import Engine
 from bertvision_stream.modes.inputs import TaskInputs
+from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.stream.blocks import BlockFormat
 from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.stream.placement import ClusterResources, Placement, plan_placement
@@ -140,7 +141,31 @@ def prepare_job(
     )
     reuse = settings.finetune.reuse or reuse or checkpoint is not None
     backbone = prepare_backbone(_leave_finetuning_to_trials(planned), engine.fine_tune, reuse=reuse)
-    return Job(**vars(planned), backbone=backbone)
+    on_backbones = settings.mode == "search" and settings.search.target == "backbone"
+    settings = with_start(settings, trained=backbone.classifier_trained or on_backbones)
+    return Job(**{**vars(planned), "settings": settings}, backbone=backbone)
+
+
+def with_start(settings: TaskSettings, *, trained: bool) -> TaskSettings:
+    """The settings with `head.start=auto` decided.
+
+    Args:
+        settings: The settings of a task, or of one head.
+        trained: Whether BERT's own classifier is trained, so that a head can begin as it.
+
+    Raises:
+        ConfigError: A head is to begin as a classifier that is untrained.
+    """
+    head, searched = settings.head, settings.search.space.get("head.start", ())
+    if not trained and (head.start == "bert" or "bert" in searched):
+        raise ConfigError(
+            "head.start=bert: BERT's own classifier is untrained (finetune.epochs=0), so that a "
+            "head which begins as BERT would begin with chance. Fine-tune it, or leave bert out."
+        )
+    if head.start != "auto":
+        return settings
+    start = {"start": "bert" if trained else "new"}
+    return settings.model_copy(update={"head": head.model_copy(update=start)})
 
 
 def _leave_finetuning_to_trials(job: PlannedJob) -> PlannedJob:

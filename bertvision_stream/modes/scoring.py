@@ -93,7 +93,7 @@ class Scorer:
                     dtype=self.head_dtype,
                 )
                 batch = opened.take(np.arange(block.num_examples))
-                logits = self._head(batch.hidden_TLD, batch.lengths_B)
+                logits = self._head(batch.hidden_TLD, batch.lengths_B, batch.bert_logits)
                 rows = objective.rows(store, block.example_ids)
                 bert[rows], head[rows] = encoded.logits, logits.cpu().numpy()
                 bar.update(block.num_examples)

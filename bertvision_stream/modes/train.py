@@ -99,7 +99,7 @@ def train_task(
         engine: The engine that fine-tunes and runs the stream.
         start: When the run began, by `time.perf_counter`.
     """
-    from bertvision_stream.modes.preparation import check_unchanged, prepare_job
+    from bertvision_stream.modes.preparation import check_unchanged, prepare_job, with_start
     from bertvision_stream.report.text import render_table
     from bertvision_stream.report.write import Earlier, disk_note, write_results
     from bertvision_stream.training.checkpoint import save_checkpoint
@@ -128,9 +128,12 @@ def train_task(
         seconds = {"total": total, "finetune": job.backbone.seconds}
         save_checkpoint(folder.checkpoint, state.with_facts(run=facts, seconds=seconds))
 
+    head = job.settings
+    if found is not None:
+        head = with_start(found.head, trained=job.backbone.classifier_trained)
     outcome = engine.run(
         job,
-        {"head": HeadJob(found.head if found else job.settings)},
+        {"head": HeadJob(head)},
         checkpoint=checkpoint,
         on_epoch=keep,
     )

@@ -64,9 +64,8 @@ def _other_spread(
     for what, spans in found.items():
         yield (
             f"WARNING: predictions on {split.name} {what}. The labels span {of_labels:.4g}, and "
-            f"those of {', '.join(spans)}: a correlation does not see this. Bring the labels to a "
-            f"spread of about 1 before training, for instance divided by "
-            f"{float(np.std(split.labels)):.2g}"
+            f"those of {', '.join(spans)}: a correlation does not see this. Next to nothing was "
+            f"learned; more rows, more epochs or another learning rate may help"
         )
 
 

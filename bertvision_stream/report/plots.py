@@ -94,7 +94,7 @@ def _title(report: RunReport, what: str) -> str:
 
 def draw_curves(report: RunReport) -> Figure:
     """The head's losses and metrics after each epoch, with BERT's own metrics as lines."""
-    history, chosen = report.train.history, report.train.best_epoch
+    history, chosen = report.train.records, report.train.best_epoch
     epochs = [record.epoch for record in history]
     metrics = report.task.metrics
     count = 1 + len(metrics)

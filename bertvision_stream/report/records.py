@@ -109,8 +109,9 @@ class TrainSummary:
         examples: The number of training examples in an epoch.
         tokens: The number of their tokens.
         history: One record for each epoch that ran, in order.
+        start: The record of the head before its first step, where that was a candidate.
         planned_epochs: The value of `train.epochs`; fewer ran where training stopped early.
-        best_epoch: The epoch (from 1) whose head is reported and saved.
+        best_epoch: The epoch (from 1) whose head is reported and saved; 0 where it is `start`.
         chosen_by: The rule that chose it, as it reads after "chosen by", for example "lowest
             validation loss".
     """
@@ -121,6 +122,12 @@ class TrainSummary:
     planned_epochs: int
     best_epoch: int
     chosen_by: str
+    start: EpochRecord | None = None
+
+    @property
+    def records(self) -> tuple[EpochRecord, ...]:
+        """The records of all states that were evaluated, `start` included."""
+        return self.history if self.start is None else (self.start, *self.history)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,14 +284,8 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
             "planned_epochs": train.planned_epochs,
             "best_epoch": train.best_epoch,
             "chosen_by": train.chosen_by,
-            "validation": [
-                {
-                    "epoch": record.epoch,
-                    "loss": record.validation_loss,
-                    "head": {name: dict(scores) for name, scores in record.scores.items()},
-                }
-                for record in train.history
-            ],
+            "validation": [_validation_json(record) for record in train.history],
+            **({"start": _validation_json(train.start)} if train.start else {}),
         },
         "stream": asdict(report.stream),
         "seconds": asdict(report.seconds),
@@ -307,6 +308,12 @@ def death_notes(extractors_lost: int, deaths: Iterable[str]) -> list[str]:
         died = "1 extractor died and was" if one else f"{extractors_lost} extractors died and were"
         notes.insert(0, f"{died} replaced; the blocks that they worked on were made again")
     return notes
+
+
+def _validation_json(record: EpochRecord) -> dict[str, Any]:
+    """What an epoch is worth on validation rows, as in `metrics.json`."""
+    scores = {name: dict(scores) for name, scores in record.scores.items()}
+    return {"epoch": record.epoch, "loss": record.validation_loss, "head": scores}
 
 
 def f1_json(task: Task) -> dict[str, str]:

@@ -106,6 +106,7 @@ class Row:
         metric: The name of the metric.
         examples: The number of the split's rows.
         spreads: The mean and the deviation over the seeds, by the keys of `PREDICTORS`.
+        difference: Those of the head's score less BERT's with the same seed.
     """
 
     task: str
@@ -113,6 +114,7 @@ class Row:
     metric: str
     examples: int
     spreads: Mapping[str, MeanStd]
+    difference: MeanStd
 
 
 def metric_rows(entries: Sequence[Entry]) -> list[Row]:
@@ -122,19 +124,28 @@ def metric_rows(entries: Sequence[Entry]) -> list[Row]:
         done = [entry.metrics["splits"] for entry in _finished(entries, task) if entry.metrics]
         for split, first in (done[0] if done else {}).items():
             for metric in _metrics(task, first):
-                spreads = {
-                    name: MeanStd.of([splits[split][name][metric] for splits in done])
-                    for name in PREDICTORS
+                scores = {
+                    name: [splits[split][name][metric] for splits in done] for name in PREDICTORS
                 }
-                rows.append(Row(task, split, metric, first["examples"], spreads))
+                spreads = {name: MeanStd.of(values) for name, values in scores.items()}
+                rows.append(
+                    Row(task, split, metric, first["examples"], spreads, _difference(scores))
+                )
     return rows
 
 
-def glue_means(entries: Sequence[Entry]) -> Mapping[str, MeanStd]:
-    """The mean over tasks by predictor, as GLUE takes it: of each task's mean of its metrics.
+def _difference(scores: Mapping[str, Sequence[float]]) -> MeanStd:
+    """The head's scores less BERT's, seed by seed."""
+    pairs = zip(scores["head"], scores["bert"], strict=True)
+    return MeanStd.of([head - bert for head, bert in pairs])
 
-    The tasks are those that finished with some seed, the seeds those with which all of these tasks
-    finished. There are no means where there is no such seed.
+
+def glue_means(entries: Sequence[Entry]) -> Mapping[str, Sequence[float]]:
+    """The mean over tasks with each seed, by predictor.
+
+    It is taken as GLUE takes it: over each task's mean of its metrics. The tasks are those that
+    finished with some seed, the seeds those with which all of these tasks finished. There are no
+    means where there is no such seed.
     """
     by_seed: dict[int, dict[str, Mapping[str, Any]]] = {}
     for entry in entries:
@@ -143,9 +154,7 @@ def glue_means(entries: Sequence[Entry]) -> Mapping[str, MeanStd]:
     tasks = {task for runs in by_seed.values() for task in runs}
     complete = [runs for runs in by_seed.values() if runs.keys() == tasks]
     return {
-        name: MeanStd.of(
-            [fmean(_score(task, s, name) for task, s in runs.items()) for runs in complete]
-        )
+        name: [fmean(_score(task, s, name) for task, s in runs.items()) for runs in complete]
         for name in PREDICTORS
         if complete
     }
@@ -183,12 +192,13 @@ def suite_json(entries: Sequence[Entry], command: str) -> dict[str, Any]:
     for row in rows:
         of_split = summary.setdefault(row.task, {}).setdefault(row.split, {})
         of_split[row.metric] = {name: vars(spread) for name, spread in row.spreads.items()}
+        of_split[row.metric]["head_minus_bert"] = vars(row.difference)
     return {
         "command": command,
         "runs": [_entry_json(entry) for entry in entries],
         "failed": sum(bool(entry.failure) for entry in entries),
         "summary": summary,
-        "mean": {name: vars(spread) for name, spread in glue_means(entries).items()},
+        "mean": {name: vars(MeanStd.of(values)) for name, values in glue_means(entries).items()},
         "mean_of_published_metrics": published_means(rows),
         "published": {
             "source": SOURCE,
@@ -254,7 +264,9 @@ def _score(task: str, splits: Mapping[str, Any], predictor: str) -> float:
 
 def render_suite(entries: Sequence[Entry]) -> str:
     """Text for a console: the table, what it means, and what failed."""
-    lines = [_table(entries).text(mark="*"), "* best of BERT, head and ensemble"]
+    # With the differences the table would be wider than a console.
+    table = _table(entries, differences=False).text(mark="*")
+    lines = [table, "* best of BERT, head and ensemble"]
     notes = [*_notes(entries), *(f"failed: {line}" for line in _failures(entries))]
     lines += [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes]
     return "\n".join(lines) + "\n"
@@ -262,7 +274,7 @@ def render_suite(entries: Sequence[Entry]) -> str:
 
 def render_suite_markdown(entries: Sequence[Entry], command: str) -> str:
     """The content of `summary.md`."""
-    sections = ["# Summary", _table(entries).markdown()]
+    sections = ["# Summary", _table(entries, differences=True).markdown()]
     sections.append("\n".join(f"- {note}" for note in _notes(entries)))
     if failures := _failures(entries):
         sections.append("## Failed\n\n" + "\n".join(f"- {line}" for line in failures))
@@ -272,31 +284,41 @@ def render_suite_markdown(entries: Sequence[Entry], command: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _table(entries: Sequence[Entry]) -> Table:
-    """Every metric of every task, and the means: ours, then what BERTVision published, if any."""
+def _table(entries: Sequence[Entry], *, differences: bool) -> Table:
+    """Every metric of every task, and the means: ours, then what BERTVision published, if any.
+
+    Args:
+        entries: The runs.
+        differences: Whether there is a column for what the head gains over BERT.
+    """
     theirs = [f"{size}\n{PREDICTORS[key]}" for size in SIZES for key in ("bert", "head")]
     theirs *= _any_published(entries)
-    titles = ["task", "metric", *PREDICTORS.values(), *theirs]
+    gained = ["head - BERT"] * differences
+    titles = ["task", "metric", *PREDICTORS.values(), *gained, *theirs]
     nothing = ["-"] * len(theirs)
     rows: list[list[str]] = []
     found = metric_rows(entries)
     for task in dict.fromkeys(entry.task for entry in entries):
         of_task = [row for row in found if row.task == task]
         if not of_task:
-            rows.append([task, "failed", *["-"] * len(PREDICTORS), *nothing])
+            rows.append([task, "failed", *["-"] * (len(titles) - 2 - len(theirs)), *nothing])
         f1_of = [e.metrics.get("f1_class") for e in _finished(entries, task) if e.metrics]
         for row in of_task:
             name = task + _SHORT_SPLITS.get(row.split, "")
             figure = published(row.task, row.split, row.metric)
             figures = [] if figure is None else zip(figure.bert, figure.head, strict=True)
             shown = [f"{score:.4f}" for pair in figures for score in pair] or nothing
-            rows.append([name, metric_title(row.metric, f1_of[0]), *_cells(row.spreads), *shown])
+            cells = [*_cells(row.spreads), *[row.difference.as_difference] * differences]
+            rows.append([name, metric_title(row.metric, f1_of[0]), *cells, *shown])
     if (name := _name_of_means(entries)) and (means := glue_means(entries)):
-        rows.append([name, "", *_cells(means), *nothing])
+        cells = _cells({name: MeanStd.of(values) for name, values in means.items()})
+        cells += [_difference(means).as_difference] * differences
+        rows.append([name, "", *cells, *nothing])
     if like := published_means(found):
         ours = {name: MeanStd.of([like[name]]) for name in PREDICTORS}
         shown = [f"{like[f'{key}_{size}']:.4f}" for size in SIZES for key in ("bert", "head")]
-        rows.append(["mean, both", "", *_cells(ours), *shown])
+        cells = [*_cells(ours), *[f"{like['head'] - like['bert']:+.4f}"] * differences]
+        rows.append(["mean, both", "", *cells, *shown])
     return Table(titles, rows)
 
 
@@ -323,7 +345,10 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     done = [entry for entry in entries if entry.metrics is not None]
     notes = []
     if len({entry.seed for entry in entries}) > 1:
-        notes.append("±: sample standard deviation over the seeds that finished")
+        notes.append(
+            "±: sample standard deviation over the seeds that finished; of head - BERT, the mean "
+            "difference with the same seed, its standard error"
+        )
         for task in dict.fromkeys(entry.task for entry in entries):
             of_task = [entry for entry in entries if entry.task == task]
             finished = sum(entry in done for entry in of_task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -96,6 +97,14 @@ class MeanStd:
         if self.deviation is None:
             return f"{self.mean:.4f}"
         return f"{self.mean:.4f} ±{self.deviation:.4f}".replace("±0.", "±.")
+
+    @property
+    def as_difference(self) -> str:
+        """The mean with its sign and its standard error, where the values are differences."""
+        if self.deviation is None:
+            return f"{self.mean:+.4f}"
+        error = self.deviation / math.sqrt(self.seeds)
+        return f"{self.mean:+.4f} ±{error:.4f}".replace("±0.", "±.")
 
 
 def mark_best(scores: Sequence[MeanStd]) -> list[str]:

@@ -211,16 +211,17 @@ def _score_table(report: RunReport) -> Table:
 def _epoch_table(report: RunReport) -> Table:
     """One row for each epoch of the head, the chosen one marked."""
     rows = []
-    for record in report.train.history:
+    for record in report.train.records:
         chosen = record.epoch == report.train.best_epoch
         scores = [
             record.scores[split.name][metric]
             for split in report.splits
             for metric in report.task.metrics
         ]
-        numbers = (record.loss, record.validation_loss, *scores)
+        numbers = (record.validation_loss, *scores)
         epoch = Best(f"{record.epoch} (chosen)") if chosen else str(record.epoch)
-        rows.append([epoch, *(f"{number:.4f}" for number in numbers)])
+        loss = f"{record.loss:.4f}" if record.epoch else "-"  # nothing was trained in epoch 0
+        rows.append([epoch, loss, *(f"{number:.4f}" for number in numbers)])
     return Table(["epoch", "training loss", "validation loss", *_metric_titles(report)], rows)
 
 
@@ -232,7 +233,9 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
         yield "f1", f"of class {name!r}, the positive one; the other is {other!r}"
     ran = len(train.history)
     stopped = f" ({train.planned_epochs} were planned)" if ran < train.planned_epochs else ""
-    yield "head", f"epoch {train.best_epoch} of {ran}{stopped}, chosen by {train.chosen_by}"
+    is_bert = "" if train.best_epoch else ", the head as it began, which is BERT itself"
+    which = f"epoch {train.best_epoch} of {ran}{stopped}{is_bert}"
+    yield "head", f"{which}, chosen by {train.chosen_by}"
     rate = stream.tokens_extracted / max(report.seconds.stream, 1e-9)
     yield (
         "stream",

@@ -143,6 +143,7 @@ def write_results(
     export_model(
         model,
         head=head.state,
+        target_scale=objective.target_scale(stores[TRAIN].labels),
         settings=settings,
         task=job.task,
         backbone=job.backbone,
@@ -195,6 +196,7 @@ def _train_summary(job: Job, head: HeadResult) -> TrainSummary:
         planned_epochs=job.settings.train.epochs,
         best_epoch=head.chosen_epoch,
         chosen_by=head.chosen_by,
+        start=head.start,
     )
 
 

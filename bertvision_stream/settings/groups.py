@@ -193,6 +193,11 @@ class HeadSettings(SettingsGroup):
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Dropout before the last linear layer."
     )
+    start: Literal["auto", "bert", "new"] = Field(
+        default="auto",
+        description="Whether the head begins as BERT's own classifier, to whose logits it adds its "
+        "own, or anew; auto is bert where that classifier is trained.",
+    )
 
     def problems(self) -> Iterable[Problem]:
         return check_head(self)

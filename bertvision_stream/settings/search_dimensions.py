@@ -139,7 +139,7 @@ def _unfit(key: str, values: list[Any]) -> list[Problem]:
 
 def _fits(key: str, value: object) -> bool:
     group, _, name = key.rpartition(".")
-    if value is None or (key == "finetune.epochs" and value == 0):
+    if value in (None, "auto") or (key == "finetune.epochs" and value == 0):
         return False  # The settings take these, but they leave nothing to compare.
     try:
         _GROUPS[group].model_validate({name: value})
@@ -186,7 +186,9 @@ def _allowed(key: str) -> str:
 
 def _schema(key: str) -> Schema:
     group, _, name = key.rpartition(".")
-    return _GROUPS[group].model_json_schema()["properties"][name]
+    schema = _GROUPS[group].model_json_schema()["properties"][name]
+    words = [word for word in schema.get("enum", ()) if word != "auto"]
+    return {**schema, "enum": words} if words else schema
 
 
 def _number_type(key: str) -> str | None:

@@ -13,11 +13,15 @@ from bertvision_stream.utils.device_copy import to_device
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed examples: hidden [T, L, D] in bf16 or fp32, lengths [B], labels [B] or [B, 2]."""
+    """Packed examples: hidden [T, L, D] in bf16 or fp32, lengths [B], labels [B] or [B, 2].
+
+    With BERT's own logits in fp32, of every example [B, C] or of every token [T, C].
+    """
 
     hidden_TLD: torch.Tensor
     lengths_B: torch.Tensor
     labels_B: torch.Tensor
+    bert_logits: torch.Tensor
 
 
 class OpenBlock:
@@ -45,6 +49,7 @@ class OpenBlock:
         scales = scales_tensor(encoded)
         self._stored = to_device(stored_tensor(encoded), device)
         self._scales = None if scales is None else scales.to(device)
+        self._bert_logits = encoded.logits
         self._lengths_B = lengths_B
         self._starts_B = np.cumsum(lengths_B) - lengths_B
         self._labels_B = labels_B
@@ -62,10 +67,13 @@ class OpenBlock:
         positions = packed_positions(self._starts_B[rows], lengths)
         positions_T = torch.from_numpy(positions).to(self._device)
         scales = None if self._scales is None else self._scales.index_select(0, positions_T)
+        of_tokens = len(self._bert_logits) != self.num_rows
+        bert_logits = self._bert_logits[positions if of_tokens else rows]
         return Batch(
             decode(self._stored.index_select(0, positions_T), scales, self._dtype),
             torch.from_numpy(lengths).to(self._device),
             torch.from_numpy(self._labels_B[rows]).to(self._device),
+            torch.from_numpy(bert_logits).to(self._device),
         )
 
 
@@ -104,4 +112,5 @@ def join(parts: Sequence[Batch]) -> Batch:
         torch.cat([part.hidden_TLD for part in parts]),
         torch.cat([part.lengths_B for part in parts]),
         torch.cat([part.labels_B for part in parts]),
+        torch.cat([part.bert_logits for part in parts]),
     )

@@ -19,11 +19,13 @@ from bertvision_stream.utils.errors import ConfigError
 from bertvision_stream.utils.files import write_bytes, writing
 from bertvision_stream.utils.hashing import hash_contents
 
-_FACTS, _HASH = "facts", "hash"  # keys of the file's metadata
+_FACTS, _HASH, _FORMAT = "facts", "hash", "format"  # keys of the file's metadata
+# Raise it when a head or its optimiser takes another state: no older one can go on then.
+_VERSION = "2"
 
 
 class DamagedError(Exception):
-    """A checkpoint in which bits have changed."""
+    """A checkpoint in which bits have changed, or one of another version."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Checkpoint:
         """A safetensors file."""
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         facts = json.dumps(self.facts)
-        return save(tensors, {_FACTS: facts, _HASH: _hash(tensors, facts)})
+        return save(tensors, {_FACTS: facts, _HASH: _hash(tensors, facts), _FORMAT: _VERSION})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
@@ -69,7 +71,7 @@ class Checkpoint:
 
         Raises:
             SafetensorError: This is no safetensors file, or half of one.
-            DamagedError: Something in it is not what `to_bytes` wrote.
+            DamagedError: Something in it is not what `to_bytes` wrote, or another version did.
             ValueError: It is one, of another program.
         """
         tensors = load(content)
@@ -77,12 +79,13 @@ class Checkpoint:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = header.get("__metadata__", {})
         text = metadata.get(_FACTS, "")
-        # Checkpoints of earlier versions have no hash.
-        if _HASH in metadata and metadata[_HASH] != _hash(tensors, text):
-            raise DamagedError("what it holds is not what was written")
         facts = json.loads(text)
         if not isinstance(facts, dict):
             raise ValueError("the facts are no object")
+        if metadata.get(_FORMAT) != _VERSION:
+            raise DamagedError("another version of bertvision_stream wrote it")
+        if metadata[_HASH] != _hash(tensors, text):
+            raise DamagedError("what it holds is not what was written")
         return cls(tensors, facts)
 
 

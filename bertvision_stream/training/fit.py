@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.heads.head import Head
@@ -32,13 +31,16 @@ class HeadResult:
         logits: The validation logits of these parameters by split: float32 [R, C] as the objective
             keeps them.
         history: One record for each epoch that ran.
-        chosen_epoch: The number of the chosen epoch, counted from 1; 0 before any.
+        start: The record of the head before its first step, with BERT's own logits; None where that
+            was no candidate (without `train.patience`, or with a head that does not begin as BERT).
+        chosen_epoch: The number of the chosen epoch, counted from 1; 0 where it is `start`, and
+            before any epoch.
         chosen_by: The rule that chose the epoch.
         num_parameters: The number of trained parameters.
         failure: Why the head was stopped, or empty.
         adapter_shares: The share of each layer in the norm of the adapters' output, over a sample
             of the validation tokens; empty for a head without adapters, one without a report, and
-            one that was stopped before its last epoch.
+            one that was stopped before its last epoch or is as it began.
     """
 
     state: dict[str, torch.Tensor]
@@ -49,6 +51,7 @@ class HeadResult:
     num_parameters: int
     failure: str
     adapter_shares: tuple[float, ...] = ()
+    start: EpochRecord | None = None
 
 
 class HeadFit:
@@ -62,7 +65,7 @@ class HeadFit:
         head: The head, which is moved to `device`.
         settings: The settings `train.*`.
         objective: Loss and metrics.
-        train_labels: The labels of all training examples that the head learns from, [N] or [N, 2].
+        num_examples: The number of training examples that the head learns from.
         validation: The tokens and labels by validation split.
         device: Where to compute.
         with_report: Whether the head itself is reported on, and not only its scores.
@@ -74,20 +77,16 @@ class HeadFit:
         settings: ResolvedTrain,
         objective: Objective,
         *,
-        train_labels: np.ndarray,
+        num_examples: int,
         validation: Mapping[str, TokenStore],
         device: torch.device,
         with_report: bool = True,
     ):
-        # A regression that starts at the mean label need not learn it in its first steps.
-        bias = objective.initial_bias(train_labels)
-        if bias is not None:
-            nn.init.constant_(head.output.bias, bias)
         self.head = head.to(device)
         self.settings = settings
         self.objective = objective
         self.batch_size = settings.batch_size
-        self.total_steps = settings.epochs * math.ceil(len(train_labels) / settings.batch_size)
+        self.total_steps = settings.epochs * math.ceil(num_examples / settings.batch_size)
         self.steps = 0
         self.failure = ""
         self.history: list[EpochRecord] = []
@@ -97,6 +96,11 @@ class HeadFit:
         self._chosen_state: dict[str, torch.Tensor] = {}
         self._chosen_logits: dict[str, np.ndarray] = {}
         self._chosen_norms = torch.zeros(0, dtype=torch.float64)
+        # Before its first step the head is BERT, and may already be the best that it will be.
+        self._may_stay_bert = settings.patience is not None and head.begins_as_bert
+        self._start: EpochRecord | None = None
+        if self._may_stay_bert:
+            self._chosen_state = self._state()
         self._device = device
         self._with_report = with_report
         self._start_epoch()
@@ -150,6 +154,11 @@ class HeadFit:
         """The mean loss of the batch's examples."""
         return self.objective.loss(logits, batch.labels_B, batch.lengths_B)
 
+    def weighted(self, loss: torch.Tensor) -> torch.Tensor:
+        """What is minimised: the loss of a regression in units of its target's spread."""
+        std = self.head.shape.target_std
+        return loss if std == 1 else loss / std**2
+
     def keep_logits(self, split: str, example_ids: np.ndarray, logits: torch.Tensor) -> None:
         """Keep logits of validation examples for the epoch's end: [B, C], or packed [T, C]."""
         rows = self.objective.rows(self._validation[split], example_ids)
@@ -172,8 +181,13 @@ class HeadFit:
                 f"(it was {self.settings.lr})"
             )
 
-    def end_epoch(self) -> EpochRecord | None:
-        """Close the epoch: losses and metrics, and whether its weights are the ones to keep."""
+    def end_epoch(self, bert_logits: Mapping[str, np.ndarray]) -> EpochRecord | None:
+        """Close the epoch: losses and metrics, and whether its weights are the ones to keep.
+
+        Args:
+            bert_logits: BERT's own validation logits by split, float32 [R, C]: those of a head that
+                begins as BERT before its first step, which is a candidate as well.
+        """
         epoch = len(self.history) + 1
         self.check_finite(f"in epoch {epoch}")  # its last batch came after its last training block
         if not self.failure and not all(np.isfinite(a).all() for a in self._logits.values()):
@@ -185,19 +199,34 @@ class HeadFit:
         record = EpochRecord(
             epoch=epoch,
             loss=self.mean_loss,
-            validation_loss=self._validation_loss(),
+            validation_loss=self._validation_loss(self._logits),
             scores=self.objective.metrics_by_split(self._logits, self._validation),
         )
-        lowest = min((r.validation_loss for r in self.history), default=math.inf)
+        if self._may_stay_bert and not self.history:
+            self._chosen_logits = {split: logits.copy() for split, logits in bert_logits.items()}
+            self._start = EpochRecord(
+                epoch=0,
+                loss=math.nan,
+                validation_loss=self._validation_loss(self._chosen_logits),
+                scores=self.objective.metrics_by_split(self._chosen_logits, self._validation),
+            )
+        lowest = min((r.validation_loss for r in self._candidates()), default=math.inf)
         self.history.append(record)
         if self.settings.patience is None or record.validation_loss < lowest:
             self._chosen_epoch = epoch
-            state = self.head.state_dict()
-            self._chosen_state = {name: t.detach().cpu().clone() for name, t in state.items()}
+            self._chosen_state = self._state()
             self._chosen_logits = self._logits
             self._chosen_norms = self._norms
         self._start_epoch()
         return record
+
+    def _candidates(self) -> list[EpochRecord]:
+        """The records of all states that may be chosen, the one before the first step included."""
+        return self.history if self._start is None else [self._start, *self.history]
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """The head's parameters as they are now, on the CPU."""
+        return {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
 
     def result(self) -> HeadResult:
         """What is left of the head, so far."""
@@ -209,6 +238,7 @@ class HeadFit:
             chosen_by=LAST_EPOCH if self.settings.patience is None else LOWEST_LOSS,
             num_parameters=self.head.num_parameters,
             failure=self.failure,
+            start=self._start,
             adapter_shares=tuple((self._chosen_norms / self._chosen_norms.sum()).tolist()),
         )
 
@@ -226,6 +256,7 @@ class HeadFit:
             "steps": self.steps,
             "failure": self.failure,
             "chosen_epoch": self._chosen_epoch,
+            "start": asdict(self._start) if self._start else None,
             "history": [asdict(record) for record in self.history],
         }
         return Checkpoint({name: t.detach().cpu().clone() for name, t in tensors.items()}, facts)
@@ -249,12 +280,13 @@ class HeadFit:
         self.failure = facts["failure"]
         self._chosen_epoch = facts["chosen_epoch"]
         self.history = [EpochRecord(**record) for record in facts["history"]]
+        self._start = EpochRecord(**facts["start"]) if facts["start"] else None
         self._start_epoch()
 
-    def _validation_loss(self) -> float:
+    def _validation_loss(self, logits_by_split: Mapping[str, np.ndarray]) -> float:
         """The mean loss over the examples of all validation splits."""
         total, count = 0.0, 0
-        for split, logits in self._logits.items():
+        for split, logits in logits_by_split.items():
             store = self._validation[split]
             labels = torch.from_numpy(np.asarray(store.labels))
             lengths = torch.from_numpy(store.lengths)
@@ -276,10 +308,12 @@ def train_together(fits: Sequence[HeadFit], batch: Batch) -> None:
     for fit in fits:
         fit.begin_step()
     for part in _parts(fits, batch):
-        all_logits = stacked_logits([fit.head for fit in part], batch.hidden_TLD, batch.lengths_B)
+        all_logits = _logits(part, batch)
         losses = [fit.loss(logits, batch) for fit, logits in zip(part, all_logits, strict=True)]
-        torch.autograd.backward(losses)  # none depends on the parameters of another
-        for fit, loss in zip(part, losses, strict=True):
+        pairs = [*zip(part, losses, strict=True)]
+        # None depends on the parameters of another.
+        torch.autograd.backward([fit.weighted(loss) for fit, loss in pairs])
+        for fit, loss in pairs:
             fit.end_step(loss, len(batch.labels_B))
 
 
@@ -298,9 +332,14 @@ def evaluate_together(
     for fit in fits:
         fit.head.eval()
     for part in _parts(fits, batch):
-        all_logits = stacked_logits([fit.head for fit in part], batch.hidden_TLD, batch.lengths_B)
-        for fit, logits in zip(part, all_logits, strict=True):
+        for fit, logits in zip(part, _logits(part, batch), strict=True):
             fit.keep_logits(split, example_ids, logits)
+
+
+def _logits(fits: Sequence[HeadFit], batch: Batch) -> list[torch.Tensor]:
+    """The logits of each head for the batch's examples."""
+    heads = [fit.head for fit in fits]
+    return stacked_logits(heads, batch.hidden_TLD, batch.lengths_B, batch.bert_logits)
 
 
 def _parts(fits: Sequence[HeadFit], batch: Batch) -> Iterator[Sequence[HeadFit]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -151,11 +151,14 @@ class HeadTraining:
         if self.position.index:
             raise ValueError(f"no head can be attached within an epoch, at {self.position}")
         settings, labels = head.settings, self.corpus.stores[TRAIN].labels
+        labels = labels if head.rows is None else labels[head.rows]
+        mean, std = self.objective.target_scale(labels)
+        shape = replace(self.shape, target_mean=mean, target_std=std)
         fit = HeadFit(
-            Head(settings.head, self.shape, seed=settings.seed),
+            Head(settings.head, shape, seed=settings.seed),
             settings.train,
             self.objective,
-            train_labels=labels if head.rows is None else labels[head.rows],
+            num_examples=len(labels),
             validation={s: self.corpus.stores[s] for s in self.corpus.validation_splits},
             device=self.device,
             with_report=head.with_report,
@@ -215,7 +218,9 @@ class HeadTraining:
             raise ValueError(f"epoch {epoch} cannot end at {self.position}")
         self._end_training()
         self._ended = {
-            name: fit.end_epoch() for name, fit in self.fits.items() if name in self._taking_part
+            name: fit.end_epoch(self.bert_logits)
+            for name, fit in self.fits.items()
+            if name in self._taking_part
         }
         self.position = Position(epoch + 1, 0)
         return self._ended

@@ -14,8 +14,8 @@ class EpochRecord:
     """One epoch of the head: mean losses, and its scores on each split (`scores[split][metric]`).
 
     Attributes:
-        epoch: Counted from 1.
-        loss: The mean training loss over the epoch's examples.
+        epoch: Counted from 1; 0 for the head before its first step.
+        loss: The mean training loss over the epoch's examples; nan before the first step.
         validation_loss: The mean loss over the examples of all validation splits.
         scores: The metrics of the head after the epoch, by split.
     """

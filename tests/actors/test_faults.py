@@ -167,7 +167,7 @@ def test_extractors_that_die_at_random_and_a_stream_that_dies(
     monkeypatch.setattr("actors.trainer.HeadTrainer", trainer)
     heads = {
         "head": settings_of("stream.cache=2MiB", "head.dropout=0.1"),
-        "other": settings_of("train.batch_size=5", "head.kind=scalar_mix"),
+        "other": settings_of("train.batch_size=5", "head.kind=scalar_mix", "head.start=bert"),
     }
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=2)
     over = threading.Event()
@@ -274,7 +274,7 @@ def test_a_trainer_that_dies_again_and_again(
 def test_a_driver_that_is_interrupted_and_resumes(
     corpus: Corpus, weights: BackboneWeights, cluster: ClusterResources, tmp_path: Path
 ) -> None:
-    heads = {"head": settings_of("train.patience=2", "head.dropout=0.1", "stream.cache=1MiB")}
+    heads = {"head": settings_of("train.patience=2", "head.start=bert", "stream.cache=1MiB")}
     plan = plan_of(heads["head"], corpus, cluster, num_extractors=1)
     path = tmp_path / "last.safetensors"
     checkpoint: Checkpoint | None = None

@@ -67,7 +67,7 @@ def test_an_epoch_within_the_look_ahead(
 ) -> None:
     """The next epochs ask for pinned blocks that are still being made: each is made only once."""
     few = Corpus.pack(corpus.stores, block_tokens=4000, seed=corpus.seed)
-    heads = {"head": settings_of("extract.codec=bf16", "backbone.dtype=bf16")}
+    heads = {"head": settings_of("extract.codec=bf16", "backbone.dtype=bf16", "head.start=bert")}
     plan = plan_of(heads["head"], few, cluster, num_extractors=2)
     assert plan.num_epochs > 1
     assert len(plan.block_bytes) < plan.most_in_flight(num_extractors=2)

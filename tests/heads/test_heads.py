@@ -32,13 +32,20 @@ EVERY_HEAD = [
         ("last", "mix", "none"), ("mean", "cls", "attention", "flatten"), (True, False)
     )
 ] + [HeadSettings(kind=kind) for kind in ("scalar_mix", "mean_layers", "cls")]
+EVERY_HEAD += [
+    head.model_copy(update={"start": "bert"})
+    for head in EVERY_HEAD
+    if head.share_layers and head.skip != "none"
+]
+BERT = torch.randn(len(LENGTHS), C, generator=torch.Generator().manual_seed(3))
 
 
 def name_of(settings: HeadSettings) -> str:
+    begins = "-bert" if settings.start == "bert" else ""
     if settings.kind != "adapter_pooler":
-        return settings.kind
+        return f"{settings.kind}{begins}"
     share = "shared" if settings.share_layers else "own"
-    return f"{settings.skip}-{settings.pool}-{share}"
+    return f"{settings.skip}-{settings.pool}-{share}{begins}"
 
 
 every_head = pytest.mark.parametrize("settings", EVERY_HEAD, ids=name_of)
@@ -59,7 +66,9 @@ def make_head(settings: HeadSettings, *, seed: int = 0) -> Head:
     return head
 
 
-def expected_logits(head: Head, settings: HeadSettings, hidden_SLD: np.ndarray) -> np.ndarray:
+def expected_logits(
+    head: Head, settings: HeadSettings, hidden_SLD: np.ndarray, bert_C: np.ndarray
+) -> np.ndarray:
     """The logits [C] of one example by the formulas, in float64."""
     state = {name: p.numpy().astype(np.float64) for name, p in head.state_dict().items()}
 
@@ -97,15 +106,19 @@ def expected_logits(head: Head, settings: HeadSettings, hidden_SLD: np.ndarray) 
         pooled = np.zeros((S, tokens_SF.shape[1]))
         pooled[: len(tokens_SF)] = tokens_SF
         pooled = pooled.ravel()
-    return state["output.weight"] @ pooled + state["output.bias"]
+    logits = state["output.weight"] @ pooled + state["output.bias"]
+    return logits + state["bert_scale"] * bert_C if settings.start == "bert" else logits
 
 
 @every_head
 def test_logits_follow_the_formulas(settings: HeadSettings):
     head, hidden = make_head(settings), random_hidden()
     examples = hidden.double().split(LENGTHS.tolist())
-    expected = [expected_logits(head, settings, example.numpy()) for example in examples]
-    logits = head(hidden, LENGTHS)
+    expected = [
+        expected_logits(head, settings, example.numpy(), bert.numpy())
+        for example, bert in zip(examples, BERT.double(), strict=True)
+    ]
+    logits = head(hidden, LENGTHS, BERT)
     assert logits.shape == (len(LENGTHS), C)
     assert logits.dtype == torch.float32
     np.testing.assert_allclose(logits.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -114,7 +127,7 @@ def test_logits_follow_the_formulas(settings: HeadSettings):
 @every_head
 def test_every_parameter_has_a_gradient(settings: HeadSettings):
     head = make_head(settings)
-    logits = head(random_hidden(), LENGTHS)
+    logits = head(random_hidden(), LENGTHS, BERT)
     torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
@@ -126,19 +139,19 @@ def test_every_parameter_has_a_gradient(settings: HeadSettings):
 def test_logits_do_not_depend_on_the_neighbours(settings: HeadSettings):
     head, hidden = make_head(settings), random_hidden()
     with torch.no_grad():
-        together = head(hidden, LENGTHS)
+        together = head(hidden, LENGTHS, BERT)
         states = hidden.split(LENGTHS.tolist())
         for i, own in enumerate(states):
-            alone = head(own, LENGTHS[i : i + 1])
+            alone = head(own, LENGTHS[i : i + 1], BERT[i : i + 1])
             torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-5, atol=1e-5)
             spoilt = [s if j == i else torch.full_like(s, torch.nan) for j, s in enumerate(states)]
-            assert torch.equal(head(torch.cat(spoilt), LENGTHS)[i], together[i])
+            assert torch.equal(head(torch.cat(spoilt), LENGTHS, BERT)[i], together[i])
 
 
 @every_head
 def test_products_in_bf16_are_close_to_fp32(settings: HeadSettings):
     head, hidden = make_head(settings), random_hidden().bfloat16()
-    in_bf16, in_fp32 = head(hidden, LENGTHS), head(hidden.float(), LENGTHS)
+    in_bf16, in_fp32 = head(hidden, LENGTHS, BERT), head(hidden.float(), LENGTHS, BERT)
     assert in_bf16.dtype == torch.float32
     assert (in_bf16 - in_fp32).abs().max() < 0.03 * in_fp32.abs().max()
 
@@ -214,7 +227,17 @@ def test_the_seed_alone_makes_the_weights(settings: HeadSettings):
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = Head(settings, SHAPE, seed=6).state_dict()
-    assert not torch.equal(first["output.weight"], other["output.weight"])
+    begins_at_zero = settings.start == "bert"
+    assert torch.equal(first["output.weight"], other["output.weight"]) == begins_at_zero
+
+
+@every_head
+def test_a_head_begins_as_bert_to_the_bit_or_with_weights_of_its_own(settings: HeadSettings):
+    head, hidden = Head(settings, SHAPE, seed=5), random_hidden()
+    assert torch.equal(head(hidden, LENGTHS, BERT), BERT) == (settings.start == "bert")
+    if settings.start == "bert":
+        with pytest.raises(ValueError, match="needs BERT's own logits"):
+            head(hidden, LENGTHS)
 
 
 def test_dropout_draws_from_a_generator_of_the_heads_own():
@@ -238,7 +261,7 @@ def test_dropout_keeps_the_mean_and_ends_with_training():
     logits = head(hidden.repeat(copies, 1, 1), LENGTHS.repeat(copies))
     without = head.eval()(hidden, LENGTHS)
     torch.testing.assert_close(logits.reshape(copies, -1, C).mean(0), without, rtol=0, atol=0.05)
-    assert torch.equal(head(hidden, LENGTHS), without)
+    assert torch.equal(head(hidden, LENGTHS, BERT), without)
 
 
 def test_segments_against_loops():

@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from test_heads import EVERY_HEAD, LENGTHS, SHAPE, C, every_head, make_head, name_of, random_hidden
+from test_heads import (
+    BERT,
+    EVERY_HEAD,
+    LENGTHS,
+    SHAPE,
+    C,
+    every_head,
+    make_head,
+    name_of,
+    random_hidden,
+)
 from tiny import one_thread  # noqa: F401
 from torch import nn
 
@@ -21,9 +31,9 @@ STARTS = (LENGTHS.cumsum(0) - LENGTHS).tolist()
 # Errors as a share of the largest number. fp32: sums in another order; the most that was seen is
 # 7e-7 in logits, 2e-6 in gradients. bf16 rounds by up to 2**-9 = 0.002: mixes of layers are rounded
 # one by one and not in a stack, and the gradients of products are rounded from sums in another
-# order; seen: 0.002 and 0.015.
+# order; seen: 0.002 and 0.015, and 0.075 of the gamma of a mix, a small sum of large numbers.
 LOGITS = {torch.float32: 5e-6, torch.bfloat16: 0.01}
-GRADIENTS = {torch.float32: 2e-5, torch.bfloat16: 0.05}
+GRADIENTS = {torch.float32: 2e-5, torch.bfloat16: 0.1}
 # Of fifty losses, which are about 1.5. Where a gradient is nearly zero, AdamW makes much of how it
 # was rounded. Seen: 3e-5, and in bf16 0.018 with mixes of layers.
 LOSSES = {torch.float32: 2e-4, torch.bfloat16: 0.06}
@@ -40,11 +50,11 @@ def make_heads(settings: HeadSettings, dropouts: Sequence[float] = (0, 0, 0)) ->
 
 
 def together(heads: Sequence[Head], hidden: torch.Tensor) -> list[torch.Tensor]:
-    return stacked_logits(heads, hidden, LENGTHS)
+    return stacked_logits(heads, hidden, LENGTHS, BERT)
 
 
 def one_by_one(heads: Sequence[Head], hidden: torch.Tensor) -> list[torch.Tensor]:
-    return [head(hidden, LENGTHS) for head in heads]
+    return [head(hidden, LENGTHS, BERT) for head in heads]
 
 
 def backward(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> list[float]:
@@ -107,12 +117,12 @@ def test_dropout_is_each_heads_own(settings: HeadSettings):
 @every_head
 def test_bf16_is_as_close_to_fp32_as_it_is_one_by_one(settings: HeadSettings):
     heads, hidden = make_heads(settings), random_hidden(400).bfloat16()
-    lengths = torch.full((100,), 4)
+    lengths, bert = torch.full((100,), 4), BERT.repeat(25, 1)
     with torch.no_grad():
         for stacked, alone, exact in zip(
-            stacked_logits(heads, hidden, lengths),
-            [head(hidden, lengths) for head in heads],
-            [head(hidden.float(), lengths) for head in heads],
+            stacked_logits(heads, hidden, lengths, bert),
+            [head(hidden, lengths, bert) for head in heads],
+            [head(hidden.float(), lengths, bert) for head in heads],
             strict=True,
         ):
             errors = [(logits - exact).square().mean().sqrt() for logits in (stacked, alone)]
@@ -208,6 +218,7 @@ def test_each_heads_loss_alone_reaches_only_its_own_parameters():
         (HeadSettings(skip="mix"), SHAPE),
         (HeadSettings(pool="attention"), SHAPE),
         (HeadSettings(kind="cls"), SHAPE),
+        (HeadSettings(start="bert"), SHAPE),
         (HeadSettings(), HeadShape(SHAPE.num_layers, SHAPE.hidden_size, 2, SHAPE.max_length)),
     ],
 )

@@ -31,11 +31,16 @@ TOKEN_HEADS = [
     HeadSettings(adapter_dim=5, skip=skip, share_layers=share)
     for skip in ("last", "mix", "none")
     for share in (True, False)
-] + [HeadSettings(kind="scalar_mix"), HeadSettings(kind="mean_layers")]
+] + [
+    HeadSettings(kind="scalar_mix"),
+    HeadSettings(kind="mean_layers"),
+    HeadSettings(adapter_dim=5, start="bert"),
+]
+BERT = torch.randn(50, 2, generator=torch.Generator().manual_seed(3))
 
 
 every_head = pytest.mark.parametrize(
-    "settings", TOKEN_HEADS, ids=lambda s: f"{s.kind}-{s.skip}-{s.share_layers}"
+    "settings", TOKEN_HEADS, ids=lambda s: f"{s.kind}-{s.skip}-{s.share_layers}-{s.start}"
 )
 
 
@@ -54,13 +59,13 @@ def test_a_tokens_logits_are_those_of_an_example_of_that_token_alone(settings: H
     """The head for sentences, whose formulas are tested, has nothing to pool then."""
     hidden = random_hidden(50)
     sentences = token_head(settings, per_token=False)
-    expected = sentences(hidden, torch.ones(50, dtype=torch.long))
+    expected = sentences(hidden, torch.ones(50, dtype=torch.long), BERT)
     head = token_head(settings)
     assert head.num_parameters == sentences.num_parameters
-    logits = head(hidden, torch.tensor([20, 30]))
+    logits = head(hidden, torch.tensor([20, 30]), BERT)
     assert logits.shape == (50, 2)
     torch.testing.assert_close(logits, expected)
-    torch.testing.assert_close(head(hidden[20:], torch.tensor([30])), expected[20:])
+    torch.testing.assert_close(head(hidden[20:], torch.tensor([30]), BERT[20:]), expected[20:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -79,8 +84,8 @@ def test_heads_together_are_as_one_by_one(
         ]
         for _ in range(2)
     ]
-    together = stacked_logits(heads[0], hidden, lengths)
-    alone = [head(hidden, lengths) for head in heads[1]]
+    together = stacked_logits(heads[0], hidden, lengths, BERT)
+    alone = [head(hidden, lengths, BERT) for head in heads[1]]
     for logits in (together, alone):
         torch.autograd.backward([span_loss(values, labels, lengths) for values in logits])
     for stacked, oracle, actual, expected in zip(*heads, together, alone, strict=True):

@@ -38,7 +38,7 @@ from bertvision_stream.models.backbone import (
     micro_batches,
     model_logits,
     padded_inputs,
-    set_output_bias,
+    rescale_output,
 )
 from bertvision_stream.models.extract import BlockExtractor, validation_logits
 from bertvision_stream.models.head_config import AdapterPoolerConfig
@@ -285,13 +285,12 @@ def test_a_pooler_that_the_source_lacks_leaves_the_classifier_untrained(tmp_path
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_the_output_bias_shifts_every_score_by_as_much(model_type: str):
+def test_a_rescaled_regression_gives_its_numbers_in_other_units(model_type: str):
     model = tiny_classifier(model_type, num_labels=1)
     ids = torch.arange(5, 29).reshape(3, 8)
-    set_output_bias(model, 0.0)
     before = model(ids).logits
-    set_output_bias(model, 2.5)
-    torch.testing.assert_close(model(ids).logits, before + 2.5)
+    rescale_output(model, mean=250_000.0, std=40_000.0)
+    torch.testing.assert_close(model(ids).logits, 250_000 + 40_000 * before)
 
 
 def rewrite(folder: Path, change: Any) -> None:

@@ -78,7 +78,8 @@ def expected_logits(exported: Exported, example: torch.Tensor) -> tuple[torch.Te
     output = exported.classifier(**inputs, output_hidden_states=True)
     layers = json.loads((exported.folder / "config.json").read_text())["layers"]
     hidden_TLD = torch.stack(output.hidden_states, dim=2)[0][:, layers or slice(None)]
-    return exported.head(hidden_TLD, torch.tensor([len(example)]))[0], output.logits[0]
+    lengths = torch.tensor([len(example)])
+    return exported.head(hidden_TLD, lengths, output.logits)[0], output.logits[0]
 
 
 @pytest.mark.parametrize("overrides", HEADS, ids=lambda overrides: " ".join(overrides) or "default")
@@ -135,7 +136,9 @@ def test_layers_that_the_backbone_lacks_are_refused(tmp_path: Path, layers: list
 def test_every_family_of_encoders_referred_to_or_inside(
     tmp_path: Path, model_type: str, backbone: str
 ):
-    exported = export_tiny(tmp_path, f"export.backbone={backbone}", model_type=model_type)
+    exported = export_tiny(
+        tmp_path, f"export.backbone={backbone}", "head.start=bert", model_type=model_type
+    )
     if backbone == "inside":
         shutil.rmtree(exported.backbone_folder)
         path = exported.folder / "model.safetensors"
@@ -166,14 +169,17 @@ def test_every_family_of_encoders_referred_to_or_inside(
 
 
 def test_padding_on_the_left_and_a_missing_mask(tmp_path: Path):
-    model = load(export_tiny(tmp_path, "head.pool=flatten").folder)
+    model = load(export_tiny(tmp_path, "head.pool=flatten", "head.start=bert").folder)
     ids = random_examples()[0].unsqueeze(0)
     with torch.no_grad():
         alone = model(input_ids=ids).logits
-        hidden = model.backbone(input_ids=ids, output_hidden_states=True).hidden_states
-        moved = [torch.nn.functional.pad(layer, (0, 0, 4, 0), value=7.0) for layer in hidden]
+        output = model.backbone(input_ids=ids, output_hidden_states=True)
+        moved = [
+            torch.nn.functional.pad(layer, (0, 0, 4, 0), value=7.0)
+            for layer in output.hidden_states
+        ]
         mask = torch.nn.functional.pad(torch.ones_like(ids), (4, 0))
-        assert torch.equal(model.run_head(tuple(moved), mask), alone)
+        assert torch.equal(model.run_head(tuple(moved), output, mask), alone)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

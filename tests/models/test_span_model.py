@@ -39,13 +39,17 @@ def expected_logits(exported: Exported, example: torch.Tensor) -> tuple[torch.Te
     layers = json.loads((exported.folder / "config.json").read_text())["layers"]
     hidden_TLD = torch.stack(output.hidden_states, dim=2)[0][:, layers or slice(None)]
     bert = torch.stack([output.start_logits[0], output.end_logits[0]], dim=1)
-    return exported.head(hidden_TLD, torch.tensor([len(example)])), bert
+    return exported.head(hidden_TLD, torch.tensor([len(example)]), bert), bert
 
 
 @pytest.mark.parametrize(
     ("overrides", "model_type"),
     [
-        *(((f"export.backbone={b}",), kind) for kind in MODEL_TYPES for b in ("refer", "inside")),
+        *(
+            ((f"export.backbone={b}", "head.start=bert"), kind)
+            for kind in MODEL_TYPES
+            for b in ("refer", "inside")
+        ),
         (("head.skip=mix", "head.share_layers=false"), "bert"),
         (("head.kind=scalar_mix",), "bert"),
         (("head.kind=mean_layers",), "bert"),

@@ -54,7 +54,7 @@ WEIGHTS = BackboneWeights.of(tiny_classifier())
 
 
 def job_with(cache: str, *overrides: str, epochs: int = 3, done: int = 0) -> Job:
-    keys = ("backbone.dtype=fp32", "train.lr=1e-2", f"train.epochs={epochs}")
+    keys = ("backbone.dtype=fp32", "train.lr=1e-2", f"train.epochs={epochs}", "head.start=bert")
     settings = task_settings("cola", *keys, f"stream.cache={cache}", *overrides)
     num_kept = len(kept_layers(NUM_LAYERS, settings.extract.layers))
     stores = {}

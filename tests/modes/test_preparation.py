@@ -17,7 +17,7 @@ from bertvision_stream.data.splits import Split, TaskData
 from bertvision_stream.data.tokenize import tokenize_splits
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.models.backbone import BackboneWeights
-from bertvision_stream.modes.preparation import check_unchanged
+from bertvision_stream.modes.preparation import check_unchanged, with_start
 from bertvision_stream.settings.groups import StreamSettings
 from bertvision_stream.settings.settings import ResolvedData
 from bertvision_stream.settings.tasks import TASKS
@@ -257,3 +257,34 @@ def test_a_run_that_would_go_on_with_something_else(changed: list[str], causes: 
 def test_a_run_that_goes_on_with_the_same():
     assert FACTS.keys() == {"corpus", "backbone", "block_tokens"}
     check_unchanged(json.loads(json.dumps(FACTS)), FACTS)
+
+
+# --- what a head begins as
+
+
+@pytest.mark.parametrize(
+    ("given", "trained", "decided"),
+    [
+        ("auto", True, "bert"),
+        ("auto", False, "new"),
+        ("new", True, "new"),
+        ("new", False, "new"),
+        ("bert", True, "bert"),
+    ],
+)
+def test_what_a_head_begins_as(given: str, trained: bool, decided: str):
+    settings = task_settings("cola", f"head.start={given}", "head.skip=mix")
+    head = with_start(settings, trained=trained).head
+    assert (head.start, head.skip) == (decided, "mix")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [("head.start=bert",), ("mode=search", "search.space.head.start=[bert,new]")],
+    ids=" ".join,
+)
+def test_no_head_begins_as_an_untrained_classifier(keys: tuple[str, ...]):
+    settings = task_settings("cola", *keys)
+    with_start(settings, trained=True)
+    with pytest.raises(ConfigError, match=r"would begin with chance\. Fine-tune it"):
+        with_start(settings, trained=False)

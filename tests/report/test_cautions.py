@@ -42,7 +42,7 @@ def test_every_predictor_that_is_one_number_is_named():
     assert "those of BERT 0 (618496 to 618496; pearson 0.5000" in note
     assert ", head 0 (1 to 1; pearson 0.8300" in note
     assert "ensemble" not in note
-    assert f"divided by {1e6 * np.std(NUMBERS):.2g}" in note
+    assert note.endswith("more rows, more epochs or another learning rate may help")
 
 
 def test_predictions_that_vary_a_thousand_times_as_much_as_the_labels():

@@ -21,6 +21,7 @@ from bertvision_stream.data.splits import Split
 from bertvision_stream.data.tokens import TokenStore
 from bertvision_stream.report.html import render_html
 from bertvision_stream.report.model_card import render_card
+from bertvision_stream.report.plots import draw_curves
 from bertvision_stream.report.predictions import write_predictions
 from bertvision_stream.report.records import (
     RunReport,
@@ -88,6 +89,25 @@ def test_metrics_json_has_every_key_that_programs_read(rte, tmp_path):
         "loss": 1 / 3 + 0.01,
         "head": {"validation": {"accuracy": 0.6101}},
     }
+
+
+def test_a_report_says_where_the_head_stayed_as_it_began(rte, tmp_path):
+    start = replace(rte.train.history[0], epoch=0, loss=math.nan, validation_loss=0.25)
+    report = replace(rte, train=replace(rte.train, start=start, best_epoch=0))
+    assert "epoch 0 of 3, the head as it began, which is BERT itself, chosen by lowest" in (
+        " ".join(render_table(report).split())
+    )
+    row = next(line for line in render_markdown(report).splitlines() if "0 (chosen)" in line)
+    assert [cell.strip(" *") for cell in row.split("|")[1:4]] == ["0 (chosen)", "-", "0.2500"]
+    found = metrics_json(report)["train"]
+    assert found["start"] == {
+        "epoch": 0,
+        "loss": 0.25,
+        "head": {"validation": start.scores["validation"]},
+    }
+    assert [record["epoch"] for record in found["validation"]] == [1, 2, 3]
+    assert "nan" not in json.dumps(metrics_json(report)).lower()
+    assert draw_curves(report).axes[0].get_xlim()[0] < 0
 
 
 def test_the_table_reads_well(rte):

@@ -223,21 +223,38 @@ def brute_mean(tasks: list[str], seed: int, who: str) -> float:
     return fmean(of_tasks)
 
 
+def test_what_the_head_gains_is_compared_seed_by_seed():
+    seeds = (1, 2, 3)
+    entries = [entry("rte", seed) for seed in seeds]
+    gains = [
+        score_of("rte", seed, "validation", "accuracy", "head")
+        - score_of("rte", seed, "validation", "accuracy", "bert")
+        for seed in seeds
+    ]
+    (row,) = metric_rows(entries)
+    assert row.difference.mean == pytest.approx(fmean(gains))
+    assert row.difference.deviation == pytest.approx(stdev(gains))
+    markdown = render_suite_markdown(entries, "the command")
+    error = f"{stdev(gains) / 3**0.5:.4f}".removeprefix("0")
+    assert f"| {fmean(gains):+.4f} ±{error} |" in markdown
+    assert "its standard error" in markdown
+    of_split = suite_json(entries, "the command")["summary"]["rte"]["validation"]["accuracy"]
+    assert of_split["head_minus_bert"]["mean"] == pytest.approx(fmean(gains))
+
+
 def test_the_mean_is_glues():
     tasks = [*GLUE_TASKS]
     entries = [entry(task, seed) for task in tasks for seed in (1, 2, 3)]
     means = glue_means(entries)
     for who in ("bert", "head", "ensemble"):
         values = [brute_mean(tasks, seed, who) for seed in (1, 2, 3)]
-        assert means[who].mean == pytest.approx(fmean(values))
-        assert means[who].deviation == pytest.approx(stdev(values))
+        assert means[who] == pytest.approx(values)
 
 
 def test_seeds_that_lack_a_task_are_left_out_of_the_mean():
     entries = [entry("cola", 1), entry("rte", 1), entry("cola", 2), Entry("rte", 2, failure="no")]
     means = glue_means(entries)
-    assert means["head"].mean == pytest.approx(brute_mean(["cola", "rte"], 1, "head"))
-    assert (means["head"].seeds, means["head"].deviation) == (1, None)
+    assert means["head"] == [pytest.approx(brute_mean(["cola", "rte"], 1, "head"))]
     assert glue_means([Entry("rte", 1, failure="no")]) == {}
     one_each = [entry("cola", 1), entry("rte", 2)]
     assert glue_means(one_each) == {}, "no seed has both"

@@ -30,7 +30,7 @@ data.no_label
 finetune.epochs finetune.lr finetune.batch_size finetune.reuse finetune.num_workers
 extract.num_extractors extract.num_gpus extract.block_tokens extract.codec extract.layers
 stream.budget stream.cache
-head.kind head.adapter_dim head.share_layers head.skip head.pool head.dropout
+head.kind head.adapter_dim head.share_layers head.skip head.pool head.dropout head.start
 train.epochs train.lr train.batch_size train.weight_decay train.warmup_ratio train.patience
 train.precision train.stack_heads train.num_trainers train.num_gpus
 search.num_trials search.searcher search.scheduler search.max_concurrent search.target search.space

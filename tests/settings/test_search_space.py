@@ -54,6 +54,7 @@ def test_the_default_space_is_bertvisions():
         ("head.dropout=[0,0.1]", Choice((0.0, 0.1))),
         ("head.kind=[adapter_pooler,scalar_mix]", Choice(("adapter_pooler", "scalar_mix"))),
         ("head.skip=[none,mix]", Choice(("none", "mix"))),
+        ("head.start=[bert,new]", Choice(("bert", "new"))),
         ("head.pool=[mean,cls,attention]", Choice(("mean", "cls", "attention"))),
         ("head.share_layers=[true,false]", Choice((True, False))),
         ("train.lr=log:5e-5..2E-3", Range(low=5e-5, high=2e-3, log=True)),
@@ -182,6 +183,7 @@ def test_default_spaces_are_of_keys_that_can_be_searched(target):
             "scalarmix cannot be head.kind: must be one of adapter_pooler, scalar_mix, mean_layers",
             "Did you mean scalar_mix?",
         ),
+        ("head.start=[bert,auto]", "auto cannot be head.start: must be one of bert, new", None),
         ("head.share_layers=[true,1]", "1 cannot be head.share_layers: must be true or", None),
         (
             "train.lr=1e-2..1e-3",

@@ -40,6 +40,7 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "cls": ("train.batch_size=200", "head.kind=cls", "train.weight_decay=0.3"),
     "impatient": ("train.batch_size=16", "train.patience=1"),
     "shorter": ("train.batch_size=16", "train.epochs=2"),
+    "begins as BERT": ("train.batch_size=25", "head.start=bert", "train.patience=2"),
     "wild": ("train.batch_size=16", "train.lr=1e30"),
 }
 
@@ -117,9 +118,10 @@ def test_training_goes_on_from_a_file_bit_for_bit(tmp_path: Path, task: Task, pr
     # All was there to be kept: heads that ended early, chose an early epoch, or failed.
     results = uninterrupted.results()
     epochs = {name: len(result.history) for name, result in results.items()}
-    short = {"impatient": 2, "shorter": 2, "wild": 0}
+    short = {"impatient": 2, "begins as BERT": 2, "shorter": 2, "wild": 0}
     assert epochs == dict.fromkeys(HEADS, NUM_EPOCHS) | short
     assert results["impatient"].chosen_epoch == 1
+    assert results["begins as BERT"].chosen_epoch == 0
     assert results["wild"].failure.startswith("the training loss became ")
 
 
@@ -264,12 +266,12 @@ def test_every_flipped_bit_of_what_it_holds_is_noticed(tmp_path: Path):
             load_checkpoint(path)
 
 
-def test_a_checkpoint_of_a_version_without_hashes_still_loads(tmp_path: Path):
+@pytest.mark.parametrize("metadata", [{}, {"format": "1", "hash": "0"}])
+def test_a_checkpoint_of_another_version_says_so(tmp_path: Path, metadata: dict[str, str]):
     path = tmp_path / "last.safetensors"
-    save_file({"x": torch.ones(2)}, path, {"facts": json.dumps(FACTS)})
-    loaded = load_checkpoint(path)
-    assert loaded.facts == FACTS
-    assert torch.equal(loaded.tensors["x"], torch.ones(2))
+    save_file({"x": torch.ones(2)}, path, {"facts": json.dumps(FACTS), **metadata})
+    with pytest.raises(ConfigError, match="another version of bertvision_stream wrote it"):
+        load_checkpoint(path)
 
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path: Path):

@@ -81,8 +81,12 @@ def settings_of(*overrides: str, lr: float = 1e-2) -> TaskSettings:
     return task_settings("cola", *exact, f"train.lr={lr}", *overrides)
 
 
-def shape_of(task: Task) -> HeadShape:
-    return HeadShape(NUM_LAYERS, HIDDEN_SIZE, task.num_labels, MAX_LENGTH)
+def shape_of(task: Task, train_labels: torch.Tensor | None = None) -> HeadShape:
+    shape = HeadShape(NUM_LAYERS, HIDDEN_SIZE, task.num_labels, MAX_LENGTH)
+    if task.kind != "regression" or train_labels is None:
+        return shape
+    mean, std = train_labels.double().mean().item(), train_labels.double().std(correction=0).item()
+    return dataclasses.replace(shape, target_mean=mean, target_std=std)
 
 
 def train(
@@ -138,9 +142,7 @@ def plain_loop(
 ) -> tuple[Head, list[float]]:
     """Train on whole examples, without blocks: the head, and the mean loss of each epoch."""
     labels = torch.from_numpy(extractor.corpus.stores[TRAIN].labels)
-    head = Head(settings.head, shape_of(task), seed=settings.seed)
-    if task.kind == "regression":
-        torch.nn.init.constant_(head.output.bias, float(labels.numpy().mean()))
+    head = Head(settings.head, shape_of(task, labels), seed=settings.seed)
     matrices, vectors = matrices_and_vectors(head)
     groups = [
         {"params": matrices, "weight_decay": settings.train.weight_decay},
@@ -154,13 +156,14 @@ def plain_loop(
         loss_sum = 0.0
         for rows in plain_batches(extractor.corpus, settings, epoch):
             hidden = [extractor.hidden(TRAIN, row) for row in rows]
-            logits = head(torch.cat(hidden), torch.tensor([len(h) for h in hidden]))
+            bert = torch.cat([extractor.bert_logits(TRAIN, row) for row in rows])
+            logits = head(torch.cat(hidden), torch.tensor([len(h) for h in hidden]), bert)
             if task.kind == "regression":
                 loss = torch.nn.functional.mse_loss(logits[:, 0], labels[rows])
             else:
                 loss = torch.nn.functional.cross_entropy(logits, labels[rows])
             head.zero_grad()
-            loss.backward()
+            (loss / head.shape.target_std**2).backward()
             for group in optimizer.param_groups:
                 group["lr"] = rate_of(settings, step, total)
             optimizer.step()
@@ -170,11 +173,16 @@ def plain_loop(
     return head.eval(), mean_losses
 
 
+@pytest.mark.parametrize("start", ["new", "bert"])
 @pytest.mark.parametrize("batch_size", [7, 16, 90, 200])
 @pytest.mark.parametrize("task", [CLASSES, SCORES], ids=["classification", "regression"])
-def test_training_equals_a_plain_loop_bit_for_bit(task: Task, batch_size: int):
+def test_training_equals_a_plain_loop_bit_for_bit(task: Task, batch_size: int, start: str):
     settings = settings_of(
-        "train.epochs=3", f"train.batch_size={batch_size}", "head.dropout=0.1", "seed=7"
+        "train.epochs=3",
+        f"train.batch_size={batch_size}",
+        "head.dropout=0.1",
+        "seed=7",
+        f"head.start={start}",
     )
     extractor = RandomExtractor(make_corpus(task))
     result = train({"head": settings}, task, extractor)["head"]
@@ -302,13 +310,99 @@ def test_berts_own_logits_are_kept_from_the_same_pass():
         np.testing.assert_array_equal(training.bert_logits[split], expected.numpy())
 
 
-def test_a_regression_starts_from_the_mean_label():
+class OtherUnits(RandomExtractor):
+    """The same hidden states, with labels and BERT's own numbers in other units."""
+
+    def __init__(self, corpus: Corpus, *, mean: float, std: float):
+        stores = {
+            split: dataclasses.replace(
+                store, labels=(mean + std * store.labels.astype(np.float64)).astype(np.float32)
+            )
+            for split, store in corpus.stores.items()
+        }
+        super().__init__(dataclasses.replace(corpus, stores=stores))
+        self._plain, self._mean, self._std = RandomExtractor(corpus), mean, std
+
+    def hidden(self, split: str, row: int) -> torch.Tensor:
+        return self._plain.hidden(split, row)
+
+    def bert_logits(self, split: str, row: int) -> torch.Tensor:
+        return self._mean + self._std * self._plain.bert_logits(split, row)
+
+
+@pytest.mark.parametrize("start", ["new", "bert"])
+@pytest.mark.parametrize(("mean", "std"), [(250_000.0, 40_000.0), (-0.001, 1e-4)])
+def test_a_regression_learns_the_same_in_any_units(start: str, mean: float, std: float):
     corpus = make_corpus(SCORES)
-    training = make_training(
-        corpus, SCORES, {"head": HeadJob(settings_of())}, shape_of(SCORES), device=CPU
+    settings = settings_of("train.epochs=4", "train.batch_size=16", f"head.start={start}")
+    plain, scaled = (
+        train({"head": settings}, SCORES, extractor)["head"]
+        for extractor in (RandomExtractor(corpus), OtherUnits(corpus, mean=mean, std=std))
     )
-    bias = training.fits["head"].head.output.bias
-    assert bias.item() == pytest.approx(corpus.stores[TRAIN].labels.mean(), rel=1e-6)
+    losses = [record.loss for record in plain.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert [record.loss / std**2 for record in scaled.history] == pytest.approx(losses, rel=0.02)
+    for split, logits in plain.logits.items():
+        in_units = (scaled.logits[split].astype(np.float64) - mean) / std
+        np.testing.assert_allclose(in_units, logits, atol=0.05)
+
+
+# Heads that begin as BERT
+
+
+@pytest.mark.parametrize("task", [CLASSES, SCORES], ids=["classification", "regression"])
+def test_before_the_first_step_the_head_is_bert_to_the_bit(task: Task):
+    """Nothing is learned where the rate is as good as zero: all logits stay BERT's."""
+    extractor = RandomExtractor(make_corpus(task))
+    settings = settings_of("train.epochs=1", "head.start=bert", "head.skip=mix", lr=1e-60)
+    result = train({"head": settings}, task, extractor)["head"]
+    for split, count in VALIDATION.items():
+        expected = torch.cat([extractor.bert_logits(split, row) for row in range(count)])
+        np.testing.assert_array_equal(result.logits[split], expected.numpy())
+
+
+class KnowingBert(ScaledValidation):
+    """BERT knows every label, and hidden states say the opposite on validation rows."""
+
+    def __init__(self, corpus: Corpus):
+        super().__init__(corpus, factor=-1.0)
+
+    def bert_logits(self, split: str, row: int) -> torch.Tensor:
+        label = int(self.corpus.stores[split].labels[row])
+        return torch.nn.functional.one_hot(torch.tensor([label]), 2).float() * 3
+
+
+def test_with_patience_the_state_before_the_first_step_takes_part():
+    extractor = KnowingBert(make_corpus())
+    settings = settings_of("train.epochs=9", "train.patience=2", "head.start=bert")
+    training = make_training(
+        extractor.corpus, CLASSES, {"head": HeadJob(settings)}, shape_of(CLASSES), device=CPU
+    )
+    beginning = {n: t.clone() for n, t in training.fits["head"].head.state_dict().items()}
+    epochs = train_in_process(extractor, training)
+    next(epochs)
+    resumed = make_training(
+        extractor.corpus, CLASSES, {"head": HeadJob(settings)}, shape_of(CLASSES), device=CPU
+    )
+    resumed.restore(training.checkpoint())
+    for each in (epochs, train_in_process(extractor, resumed)):
+        for _ in each:
+            pass
+    result = training.results()["head"]
+    assert_same(result, resumed.results()["head"])
+    assert (len(result.history), result.chosen_epoch, result.chosen_by) == (2, 0, LOWEST_LOSS)
+    assert result.start is not None
+    assert result.start == resumed.results()["head"].start or math.isnan(result.start.loss)
+    assert result.start.validation_loss < min(r.validation_loss for r in result.history)
+    assert result.start.scores == {split: {"matthews": 1.0} for split in VALIDATION}
+    assert result.state.keys() == beginning.keys()
+    assert all(torch.equal(result.state[name], tensor) for name, tensor in beginning.items())
+    for split, logits in result.logits.items():
+        np.testing.assert_array_equal(logits, training.bert_logits[split])
+    # Without patience the last epoch counts, and a head that begins anew has no such state.
+    for options in (("head.start=bert",), ("train.patience=2", "head.start=new")):
+        other = settings_of("train.epochs=2", *options)
+        assert train({"head": other}, extractor=extractor)["head"].start is None
 
 
 def test_without_patience_the_last_epoch_is_chosen():

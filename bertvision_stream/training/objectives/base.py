@@ -64,9 +64,9 @@ class Objective(ABC):
             reduction: `mean` or `none`.
         """
 
-    def initial_bias(self, train_labels: np.ndarray) -> float | None:
-        """The value at which a new last layer's bias starts; None leaves it as it is."""
-        return None
+    def target_scale(self, train_labels: np.ndarray) -> tuple[float, float]:
+        """Mean and standard deviation of the numbers that a regression learns; 0 and 1 else."""
+        return 0.0, 1.0
 
     @abstractmethod
     def num_rows(self, store: TokenStore) -> int:

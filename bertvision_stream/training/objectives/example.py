@@ -26,9 +26,12 @@ class ExampleObjective(Objective):
     ) -> torch.Tensor:
         return example_loss(logits, labels, reduction)
 
-    def initial_bias(self, train_labels: np.ndarray) -> float | None:
-        """A regression starts at the mean label."""
-        return float(train_labels.mean()) if self.task.kind == "regression" else None
+    def target_scale(self, train_labels: np.ndarray) -> tuple[float, float]:
+        if self.task.kind != "regression":
+            return 0.0, 1.0
+        labels = train_labels.astype(np.float64)
+        # Labels that are all the same have no spread to divide by.
+        return float(labels.mean()), float(labels.std()) or 1.0
 
     def num_rows(self, store: TokenStore) -> int:
         return store.num_examples
