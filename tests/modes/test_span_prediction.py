@@ -168,9 +168,9 @@ def test_rows_that_cannot_be_used(finished: Exported):
     rows = make_rows(4)
     write_jsonl("no_id.jsonl", rows, "id")
     assert "no column 'id'" in error_of("run=outputs/squad_v2/one", "data.path=no_id.jsonl")
-    write_jsonl("some.jsonl", [*rows[:3], rows[3] | {"answers": None}])
+    write_jsonl("some.jsonl", [*rows[:3], rows[3] | {"answers": {"text": []}}])
     message = error_of("run=outputs/squad_v2/one", "data.path=some.jsonl")
-    assert "1 row cannot be used:\n  q3: it has no answers" in message
+    assert "1 row cannot be used:\n  q3: its answers lack answer_start" in message
     pd.DataFrame(rows).to_csv("lists.csv", index=False)
     message = error_of("run=outputs/squad_v2/one", "data.path=lists.csv")
     assert "a csv file cannot hold lists of answers" in message
