@@ -3,6 +3,7 @@
 The records are small and frozen, and hold no tensor: the feature stream reads them without torch.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 # The bound on every retry: of a block, of the start of an extractor, of the deliveries from one
 # position, and of an epoch. A cause that lasts is reported then, instead of being tried for ever.
 MAX_ATTEMPTS = 3
+
+# What Ray says of a process that died, before it lists common causes; and of an actor by its name.
+_EXIT_DETAIL = re.compile(r"Worker exit detail: (.*?)(?: Some common causes include|$)")
+_ACTOR_NAME = re.compile(r"^\s*name: (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -132,4 +137,14 @@ def cause_of(error: RayError) -> str:
         return "Ray's object store is full"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else repr(error)
-    return last if isinstance(error, RayTaskError) else f"{type(error).__name__}: {last}"
+    if isinstance(error, RayTaskError):
+        return last
+    if (detail := _EXIT_DETAIL.search(last)) is not None:
+        return f"its process ended unexpectedly: {detail[1]}"
+    return f"{type(error).__name__}: {last}"
+
+
+def death_of(error: RayActorError) -> str:
+    """Which actor died, and of what, in one line."""
+    named = _ACTOR_NAME.search(str(error))
+    return f"{named[1] if named else 'an actor'} died: {cause_of(error)}"

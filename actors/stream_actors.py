@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.cluster import get_with_notice, on_this_node
 from actors.extractor import ExtractorSpec
 from actors.object_store import put
-from actors.records import MAX_ATTEMPTS, EpochEnd, EpochReport
+from actors.records import MAX_ATTEMPTS, EpochEnd, EpochReport, death_of
 from actors.stream import FeatureStream
 from actors.trainer import Attachment, TrainerSpec
 from bertvision_stream.models.job import Job
@@ -191,8 +191,10 @@ class StreamActors:
                         del deaths[:-1]
                     furthest = reached if furthest is None else max(furthest, reached)
                 return action()
-            except (TrainerLostError, RayActorError) as error:
-                deaths.append(_first_line(error))
+            except TrainerLostError as error:
+                deaths.append(str(error))
+            except RayActorError as error:
+                deaths.append(death_of(error))
             if len(deaths) > MAX_ATTEMPTS:
                 raise StreamError(
                     f"{what} was given up after {len(deaths)} deaths of its actors; the causes, in "
@@ -344,11 +346,6 @@ def _our_errors() -> Iterator[None]:
         if isinstance(error.cause, BertvisionError):
             raise error.cause from None
         raise StreamError(f"an actor failed: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, without the lines on where to look that Ray adds."""
-    return str(error).splitlines()[0]
 
 
 def _alive(ref: ray.ObjectRef) -> bool:
