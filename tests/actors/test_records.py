@@ -23,7 +23,7 @@ NO_NODE = """The actor died because its node has died. Node Id: 12ab
 NO_START = "The actor died because of an error raised in its creation task\nValueError: no good"
 
 
-class _Died(RayActorError):
+class DiedError(RayActorError):
     def __init__(self, text: str):
         super().__init__()
         self._text = text
@@ -42,11 +42,11 @@ class _Died(RayActorError):
         ),
         (
             NO_NODE,
-            "wnli-1-feature-stream-0 died: _Died: the actor's node was terminated unexpectedly: it "
+            "wnli-1-feature-stream-0 died: DiedError: the actor's node was terminated unexpectedly: it "
             "missed too many heartbeats",
         ),
-        (NO_START, "an actor died: _Died: ValueError: no good"),
+        (NO_START, "an actor died: DiedError: ValueError: no good"),
     ],
 )
 def test_a_death_says_whose_it_is_and_of_what(text: str, told: str):
-    assert death_of(_Died(text)) == told
+    assert death_of(DiedError(text)) == told
