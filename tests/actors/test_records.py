@@ -42,8 +42,8 @@ class DiedError(RayActorError):
         ),
         (
             NO_NODE,
-            "wnli-1-feature-stream-0 died: DiedError: the actor's node was terminated unexpectedly: "
-            "it missed too many heartbeats",
+            "wnli-1-feature-stream-0 died: DiedError: the actor's node was terminated unexpectedly"
+            ": it missed too many heartbeats",
         ),
         (NO_START, "an actor died: DiedError: ValueError: no good"),
     ],
