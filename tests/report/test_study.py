@@ -340,6 +340,7 @@ def test_heads_of_all_fractions_learn_from_one_stream(tmp_path: Path, cluster: A
             head = settings.model_copy(
                 update={
                     "seed": 7,
+                    "head": job.settings.head,
                     "data": settings.data.model_copy(update={"train_fraction": share}),
                 }
             )
