@@ -189,7 +189,7 @@ def test_extractors_that_die_at_random_and_a_stream_that_dies(
         outcome = stream(plan, heads, corpus, weights, num_extractors=2)
     assert len(killed) >= 2
     assert len(outcome.deaths) == 1
-    assert re.search(r"-feature-stream(-\d+)? died: its process ended unexpectedly", outcome.deaths[0])
+    assert "-feature-stream died: its process ended unexpectedly" in outcome.deaths[0]
     assert_exactly_once(tmp_path, corpus, plan)
     assert_same_numbers(outcome, heads, corpus, weights)
     assert_bounded(outcome, plan)
