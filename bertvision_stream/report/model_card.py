@@ -146,7 +146,7 @@ def render_card(report: RunReport, *, backbone_source: str | None) -> str:
         f"# {task.name}: {report.head.kind} head on {report.backbone}",
         f"A small head ({report.head.parameters:,} parameters) that reads the hidden states of "
         f"{layers} of a frozen BERT ({report.head.backbone_parameters:,} parameters), which was "
-        f"fine-tuned for {report.finetune.epochs:g} epochs before. {where}",
+        f"fine-tuned for {report.finetune.epochs:g} epochs before.{_begins(report, words)} {where}",
         "## Use",
         words.use,
         "## Task and data",
@@ -164,6 +164,13 @@ def render_card(report: RunReport, *, backbone_source: str | None) -> str:
         "The licences of the backbone and of the data apply.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _begins(report: RunReport, words: _Words) -> str:
+    """What the head's logits are added to, if to any."""
+    if report.settings.get("head.start") != "bert":
+        return ""
+    return f" It began as BERT: what it computes is added to the logits of BERT's {words.layer}."
 
 
 def _front_matter(report: RunReport, words: _Words) -> str:

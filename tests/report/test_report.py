@@ -175,6 +175,13 @@ def test_every_report_says_which_class_f1_is_of():
     assert "f1 (benign\\|<saf…)" in render_suite_markdown([entry], "the command")
 
 
+def test_the_card_says_what_a_head_that_began_as_bert_adds_to(rte):
+    added = "what it computes is added to the logits of BERT's classifier"
+    for start in ("bert", "new"):
+        report = replace(rte, settings={**rte.settings, "head.start": start})
+        assert (added in render_card(report, backbone_source=None)) == (start == "bert")
+
+
 def test_nothing_names_a_class_where_no_f1_is_of_one(rte, mnli):
     for report in (rte, mnli):
         assert "f1_class" not in metrics_json(report)
