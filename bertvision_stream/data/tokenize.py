@@ -27,7 +27,7 @@ _tokens: WeakKeyDictionary[TaskData, dict[Hashable, dict[str, TokenStore]]] = We
 
 
 def tokenize_splits(
-    data: TaskData, tokenizer: Any, settings: ResolvedData, config: Any
+    data: TaskData, tokenizer: Any, settings: ResolvedData, num_positions: int
 ) -> dict[str, TokenStore]:
     """Returns the tokens of every split by its name, and logs how many there are.
 
@@ -37,13 +37,13 @@ def tokenize_splits(
         data: The rows of a task.
         tokenizer: A fast tokenizer.
         settings: The settings `data.*`.
-        config: The backbone's configuration.
+        num_positions: The most tokens of an example that the backbone has positions for.
 
     Raises:
         ConfigError: `data.max_length` is more than the backbone has positions.
     """
     max_length = settings.max_length
-    positions = min(tokenizer.model_max_length, config.max_position_embeddings)
+    positions = min(tokenizer.model_max_length, num_positions)
     if max_length > positions:
         raise ConfigError(
             f"data.max_length={max_length} is more than the {positions} positions of the backbone"

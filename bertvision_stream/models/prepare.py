@@ -16,6 +16,7 @@ from bertvision_stream.models.backbone import (
     load_classifier,
     rescale_output,
 )
+from bertvision_stream.models.encoder_check import check_states
 from bertvision_stream.models.extract import validation_logits
 from bertvision_stream.models.finetune import FinetuneOptions, content_hash
 from bertvision_stream.models.finetuned_store import (
@@ -191,7 +192,7 @@ def _reuse(
 def _load(job: PlannedJob, source: str) -> tuple[PreTrainedModel, bool]:
     """The classifier for the job's task, and whether its last layer came with the source."""
     settings, task = job.settings, job.task
-    return load_classifier(
+    model, has_classifier = load_classifier(
         source,
         num_labels=task.num_labels,
         label_names=task.label_names,
@@ -199,3 +200,5 @@ def _load(job: PlannedJob, source: str) -> tuple[PreTrainedModel, bool]:
         revision=settings.backbone.revision if source == job.source else None,
         seed=settings.seed,
     )
+    check_states(model, settings.backbone.name)
+    return model, has_classifier

@@ -8,6 +8,7 @@ from typing import Any
 
 from bertvision_stream.data.tokenize import tokenize_splits
 from bertvision_stream.models.backbone import load_config, load_tokenizer, weight_bytes
+from bertvision_stream.models.encoder_check import check_ids, num_positions
 from bertvision_stream.models.job import Job, PlannedJob, TokenizedTask
 from bertvision_stream.models.prepare import prepare_backbone
 from bertvision_stream.modes.engine import Engine
@@ -29,7 +30,8 @@ def tokenize_task(inputs: TaskInputs) -> TokenizedTask:
 
     Raises:
         ConfigError: `data.max_length` is more than the backbone has positions.
-        BackboneError: The configuration or the tokenizer cannot be loaded.
+        BackboneError: The configuration or the tokenizer cannot be loaded, or they do not belong
+            together.
     """
     settings, revision = inputs.settings, inputs.settings.backbone.revision
     if inputs.planned is not None:
@@ -38,13 +40,16 @@ def tokenize_task(inputs: TaskInputs) -> TokenizedTask:
     else:
         config = load_config(inputs.source, revision)
         tokenizer = load_tokenizer(inputs.source, revision)
+    stores = tokenize_splits(inputs.data, tokenizer, settings.data, num_positions(config))
+    highest_id = max(int(store.input_ids.max()) for store in stores.values())
+    check_ids(highest_id, config, settings.backbone.name)
     return TokenizedTask(
         settings=settings,
         data=inputs.data,
         source=inputs.source,
         config=config,
         tokenizer=tokenizer,
-        stores=tokenize_splits(inputs.data, tokenizer, settings.data, config),
+        stores=stores,
     )
 
 

@@ -44,9 +44,8 @@ def test_splits_are_tokenized_and_counted():
         TASKS["cola"], split_of(TRAIN, "w1 w2", "w3"), (split_of("dev", "w1 " * 9),), ()
     )
     said: list[str] = []
-    config = tiny_classifier().config
     with listening(said.append):
-        stores = tokenize_splits(data, tiny_tokenizer(), limit(8), config)
+        stores = tokenize_splits(data, tiny_tokenizer(), limit(8), 64)
     assert {name: store.lengths.tolist() for name, store in stores.items()} == {
         TRAIN: [4, 3],
         "dev": [8],
@@ -56,11 +55,10 @@ def test_splits_are_tokenized_and_counted():
 
 def test_examples_longer_than_the_positions_of_the_backbone():
     data = TaskData(TASKS["cola"], split_of(TRAIN, "w1"), (), ())
-    config = tiny_classifier(max_position_embeddings=32).config
     expected = "data.max_length=33 is more than the 32 positions of the backbone"
     with pytest.raises(ConfigError, match=f"^{expected}$"):
-        tokenize_splits(data, tiny_tokenizer(), limit(33), config)
-    assert TRAIN in tokenize_splits(data, tiny_tokenizer(), limit(32), config)
+        tokenize_splits(data, tiny_tokenizer(), limit(33), 32)
+    assert TRAIN in tokenize_splits(data, tiny_tokenizer(), limit(32), 32)
 
 
 def stores_of(num_train: int = 200, longest: int = 90) -> dict[str, TokenStore]:

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -77,13 +76,12 @@ def test_samples_are_nested_and_those_of_a_run(seed: int):
 def test_tokens_of_the_same_rows_are_made_once():
     data = make_data()
     settings = task_settings("cola", f"data.max_length={MAX_LENGTH}").data
-    config = SimpleNamespace(max_position_embeddings=64)
-    made = [tokenize_splits(data, tiny_tokenizer(), settings, config) for _ in range(2)]
+    made = [tokenize_splits(data, tiny_tokenizer(), settings, 64) for _ in range(2)]
     assert made[0] is made[1]
     shorter = settings.model_copy(update={"max_length": 8})
-    assert tokenize_splits(data, tiny_tokenizer(), shorter, config)[TRAIN].lengths.max() == 8
+    assert tokenize_splits(data, tiny_tokenizer(), shorter, 64)[TRAIN].lengths.max() == 8
     other = take_fraction(data, fraction=0.5, seed=1)
-    store = tokenize_splits(other, tiny_tokenizer(), settings, config)[TRAIN]
+    store = tokenize_splits(other, tiny_tokenizer(), settings, 64)[TRAIN]
     assert (store.input_ids == tokenize(other.train, tiny_tokenizer(), MAX_LENGTH).input_ids).all()
 
 
