@@ -64,7 +64,7 @@ def check_states(model: PreTrainedModel, source: str) -> None:
     num_layers, hidden_size = hidden_shape(model.config)
     rows = [np.arange(length) * 7 % (model.config.vocab_size - 1) + 1 for length in _LENGTHS]
     try:
-        together = _states(model, rows)
+        together, *alone = (_states(model, texts) for texts in (rows, *([ids] for ids in rows)))
     except Exception as error:  # whatever a family's own code raises
         cause = (str(error).splitlines() or [repr(error)])[0]
         raise BackboneError(
@@ -84,10 +84,10 @@ def check_states(model: PreTrainedModel, source: str) -> None:
                 f"{list(states.shape)} where {list(expected)} was expected (texts, tokens, hidden "
                 f"size): it cannot be used"
             )
-    for row, ids in enumerate(rows):
-        for layer, alone in enumerate(_states(model, [ids])):
-            beside = together[layer][row, : len(ids)]
-            apart = (beside - alone[0]).abs().max() / alone.abs().max()
+    for row, of_row in enumerate(alone):
+        for layer, states in enumerate(of_row):
+            beside = together[layer][row, : _LENGTHS[row]]
+            apart = (beside - states[0]).abs().max() / states.abs().max()
             if not apart < _ROUNDING:
                 raise BackboneError(
                     f"backbone={source}: its hidden states depend on the padding beside a text "

@@ -12,11 +12,11 @@ from safetensors.numpy import save
 from transformers import PreTrainedTokenizerBase
 
 from bertvision_stream.models.backbone import problem_type
+from bertvision_stream.models.exported_weights import WEIGHTS_FILE, fingerprint
 from bertvision_stream.models.finetuned_store import save_tokenizer
 from bertvision_stream.models.head_config import AdapterPoolerConfig
-from bertvision_stream.models.head_model import WEIGHTS_FILE, model_class
+from bertvision_stream.models.head_model import model_class
 from bertvision_stream.models.job import PreparedBackbone
-from bertvision_stream.models.linked_backbone import fingerprint
 from bertvision_stream.settings.settings import TaskSettings
 from bertvision_stream.settings.tasks import Task
 from bertvision_stream.utils.files import replacing_folder, write_bytes, write_text

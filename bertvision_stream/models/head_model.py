@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import hf_hub_download
-from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -34,9 +31,6 @@ from bertvision_stream.utils.errors import BackboneError
 
 # Arguments of `from_pretrained` that say where files come from.
 _DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-
-WEIGHTS_FILE = "model.safetensors"
-"""The name by which transformers and the hub know a model's weights."""
 
 PADDING_LOGIT = -10_000.0
 """Start and end logit of padding: no share in a softmax, and finite, so that sums stay numbers."""
@@ -174,11 +168,12 @@ class AdapterPoolerModel(PreTrainedModel):
         cls._check_kind(config, name)
         kwargs |= {"config": config, "output_loading_info": True, "use_safetensors": True}
         source: str | None = name
-        if config.backbone_source is not None:
+        is_checked = config.weights_fingerprint is not None and "state_dict" not in kwargs
+        if config.backbone_source is not None or is_checked:
             source, kwargs = None, {k: v for k, v in kwargs.items() if k not in _DOWNLOAD}
-            kwargs["state_dict"] = _referred_state_dict(config, name, download, cls.per_token)
-        elif config.weights_fingerprint is not None and "state_dict" not in kwargs:
-            _own_weights(config, name, download)  # transformers reads them again
+            from bertvision_stream.models.exported_weights import load_weights
+
+            kwargs["state_dict"] = load_weights(config, name, download, per_token=cls.per_token)
         loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
         model, info = loaded
         model.config.name_or_path = model.name_or_path = name
@@ -219,37 +214,6 @@ def real_tokens(state_BSD: torch.Tensor, attention_mask: torch.Tensor | None) ->
     if attention_mask is None:
         return torch.ones(state_BSD.shape[:2], dtype=torch.bool, device=state_BSD.device)
     return attention_mask.bool()
-
-
-def _referred_state_dict(
-    config: AdapterPoolerConfig, name: str, download: dict[str, Any], per_token: bool
-) -> dict[str, torch.Tensor]:
-    """The head's weights in the model's own folder, and those of the backbone elsewhere."""
-    from bertvision_stream.models.linked_backbone import load_linked_backbone
-
-    subfolder = download.get("subfolder") or ""
-    head = _own_weights(config, name, download)
-    backbone = load_linked_backbone(config, name, subfolder=subfolder, per_token=per_token)
-    return head | {f"backbone.{key}": weight for key, weight in backbone.items()}
-
-
-def _own_weights(
-    config: AdapterPoolerConfig, name: str, download: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    """The weights in the model's own folder, checked to be those that were exported."""
-    from bertvision_stream.models.linked_backbone import fingerprint
-
-    path: str | Path = Path(name, download.get("subfolder") or "", WEIGHTS_FILE)
-    if not Path(name).is_dir():
-        path = hf_hub_download(name, WEIGHTS_FILE, **download)
-    weights = load_file(path)
-    expected = config.weights_fingerprint
-    if expected is not None and (found := fingerprint(weights)) != expected:
-        raise BackboneError(
-            f"{path} is damaged: its weights are not those that were exported (fingerprint "
-            f"{found}, not {expected}). Restore that file, or train the head again."
-        )
-    return weights
 
 
 @dataclass

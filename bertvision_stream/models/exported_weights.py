@@ -1,4 +1,7 @@
-"""The backbone that an exported model refers to: found, loaded, and checked to be the right one."""
+"""The weights of an exported model: its own, and those of the backbone that it may refer to.
+
+Both are found, loaded and checked to be the right ones.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
 
 from bertvision_stream.models.backbone import load_classifier
 from bertvision_stream.models.head_config import AdapterPoolerConfig
 from bertvision_stream.models.sources import locate_linked_backbone
 from bertvision_stream.utils.errors import BackboneError
 from bertvision_stream.utils.hashing import hash_contents
+
+WEIGHTS_FILE = "model.safetensors"
+"""The name by which transformers and the hub know a model's weights."""
+
+
+def load_weights(
+    config: AdapterPoolerConfig, model: str, download: Mapping[str, Any], *, per_token: bool
+) -> dict[str, torch.Tensor]:
+    """The weights in the model's own folder, with those of a backbone that is elsewhere.
+
+    Args:
+        config: The configuration of the model.
+        model: The folder or hub id of the model.
+        download: Arguments of `from_pretrained` that say where files come from.
+        per_token: Whether the backbone's own layer gives every token logits.
+
+    Raises:
+        BackboneError: Weights are damaged, or the backbone is gone or is another one.
+    """
+    own = _own_weights(config, model, download)
+    if config.backbone_source is None:
+        return own
+    subfolder = download.get("subfolder") or ""
+    backbone = load_linked_backbone(config, model, subfolder=subfolder, per_token=per_token)
+    return own | {f"backbone.{name}": weight for name, weight in backbone.items()}
+
+
+def _own_weights(
+    config: AdapterPoolerConfig, model: str, download: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The weights in the model's own folder, checked to be those that were exported."""
+    path: str | Path = Path(model, download.get("subfolder") or "", WEIGHTS_FILE)
+    if not Path(model).is_dir():
+        path = hf_hub_download(model, WEIGHTS_FILE, **download)
+    weights = load_file(path)
+    expected = config.weights_fingerprint
+    if expected is not None and (found := fingerprint(weights)) != expected:
+        raise BackboneError(
+            f"{path} is damaged: its weights are not those that were exported (fingerprint "
+            f"{found}, not {expected}). Restore that file, or train the head again."
+        )
+    return weights
 
 
 def load_linked_backbone(
