@@ -27,6 +27,7 @@ from bertvision_stream.stream.corpus import Corpus
 from bertvision_stream.training.fit import LOWEST_LOSS
 from bertvision_stream.training.head_job import HeadJob
 from bertvision_stream.training.head_training import make_training
+from bertvision_stream.training.objectives.factory import make_objective
 
 
 class OtherUnits(RandomExtractor):
@@ -64,6 +65,13 @@ def test_a_regression_learns_the_same_in_any_units(start: str, mean: float, std:
     for split, logits in plain.logits.items():
         in_units = (scaled.logits[split].astype(np.float64) - mean) / std
         np.testing.assert_allclose(in_units, logits, atol=0.05)
+
+
+def test_labels_that_are_all_the_same_have_no_spread():
+    labels = np.full(1000, 0.1, dtype=np.float32)  # whose mean is rounded
+    mean, std = make_objective(SCORES).target_scale(labels)
+    assert (mean, std) == (pytest.approx(0.1), 1.0)
+    assert make_objective(CLASSES).target_scale(np.zeros(3, dtype=np.int64)) == (0.0, 1.0)
 
 
 # Heads that begin as BERT

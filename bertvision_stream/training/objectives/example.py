@@ -30,8 +30,8 @@ class ExampleObjective(Objective):
         if self.task.kind != "regression":
             return 0.0, 1.0
         labels = train_labels.astype(np.float64)
-        # Labels that are all the same have no spread to divide by.
-        return float(labels.mean()), float(labels.std()) or 1.0
+        # Labels that are all the same have no spread to divide by; a mean is rounded.
+        return float(labels.mean()), float(labels.std()) if np.ptp(labels) else 1.0
 
     def num_rows(self, store: TokenStore) -> int:
         return store.num_examples
