@@ -56,8 +56,8 @@ def run_search(job: Job, after: TaskSettings, folder: Path, *, resume: bool) -> 
         deaths=outcome.deaths,
     )
     if settings.search.target == "backbone":
-        return SearchResult(chosen, chosen, summary)
+        return SearchResult(chosen, chosen.seed, summary)
     # The seed may be searched too. It is that of the head's initialisation, and must not draw other
     # rows for the training that follows: that keeps the seed of the run.
     final = after.model_copy(update={"head": chosen.head, "train": chosen.train})
-    return SearchResult(final, chosen, summary)
+    return SearchResult(final, chosen.seed, summary)

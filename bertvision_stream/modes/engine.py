@@ -75,13 +75,13 @@ class SearchResult:
 
     Attributes:
         settings: The settings of the training that follows, with the best values.
-        head: The settings of its head. Their seed may differ: it is the one that initialised the
-            best head.
+        head_seed: The seed of its head, the one that initialised the best head; it may differ from
+            that of the settings.
         summary: What the report says about the search.
     """
 
     settings: TaskSettings
-    head: TaskSettings
+    head_seed: int
     summary: SearchSummary
 
 

@@ -99,7 +99,7 @@ def train_task(
         engine: The engine that fine-tunes and runs the stream.
         start: When the run began, by `time.perf_counter`.
     """
-    from bertvision_stream.modes.preparation import check_unchanged, prepare_job, with_start
+    from bertvision_stream.modes.preparation import check_unchanged, prepare_job
     from bertvision_stream.report.text import render_table
     from bertvision_stream.report.write import Earlier, disk_note, write_results
     from bertvision_stream.training.checkpoint import save_checkpoint
@@ -130,7 +130,7 @@ def train_task(
 
     head = job.settings
     if found is not None:
-        head = with_start(found.head, trained=job.backbone.classifier_trained)
+        head = head.model_copy(update={"seed": found.head_seed})
     outcome = engine.run(
         job,
         {"head": HeadJob(head)},

@@ -64,8 +64,7 @@ class Earlier:
         if checkpoint is None:
             return cls()
         epochs = sum(checkpoint.facts["stream"]["epoch_seconds"])
-        times = checkpoint.facts.get("seconds", {"total": epochs, "finetune": 0.0})
-        return cls(**times, epochs=epochs)
+        return cls(**checkpoint.facts["seconds"], epochs=epochs)
 
 
 def write_results(
